@@ -24,7 +24,8 @@ fn is_missing(kind: Kind) -> bool {
     }
     assert!(!required(kind), "{kind} is required and not installed");
     // Not `eprintln!`, which the test harness hides when the test passes.
-    writeln!(std::io::stderr(), "skipped: {kind} is not installed").unwrap();
+    let mut terminal = std::io::stderr();
+    writeln!(terminal, "skipped: {kind} is not installed").unwrap();
     true
 }
 

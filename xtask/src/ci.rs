@@ -1,0 +1,129 @@
+//! `cargo xtask ci`: what must hold beside the tests.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::cargo_command;
+
+/// The crates whose database features must each work alone.
+const PACKAGES: [&str; 3] = [
+    "orchestratum-core",
+    "orchestratum-mediator",
+    "orchestratum-migration",
+];
+const FEATURES: [&str; 3] = ["sqlite", "postgres", "mysql"];
+
+struct Step {
+    name: String,
+    arguments: Vec<&'static str>,
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// Runs every step, also behind a failed one; `false` when one failed.
+pub(crate) fn run() -> Result<bool> {
+    let mut verdicts = Vec::new();
+    for step in steps() {
+        println!("---- {}: cargo {}", step.name, step.arguments.join(" "));
+        let started = Instant::now();
+        let mut command = cargo_command(&step.arguments);
+        command
+            .envs(step.environment.iter().copied())
+            .stdin(Stdio::null());
+        let status = command.status().context("cannot run cargo")?;
+        let verdict = verdict(&step.name, status.success(), started.elapsed());
+        println!("{verdict}");
+        verdicts.push((status.success(), verdict));
+    }
+    println!("\n---- summary");
+    verdicts
+        .iter()
+        .for_each(|(_, verdict)| println!("{verdict}"));
+    Ok(verdicts.iter().all(|(passed, _)| *passed))
+}
+
+fn steps() -> Vec<Step> {
+    let step = |name: &str, arguments: &[&'static str], environment| Step {
+        name: name.into(),
+        arguments: arguments.to_vec(),
+        environment,
+    };
+    let mut steps = vec![
+        step("format", &["fmt", "--all", "--check"], &[]),
+        step(
+            "lints",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--all-features",
+                "--",
+                "-D",
+                "warnings",
+            ],
+            &[],
+        ),
+        step(
+            "documentation",
+            &["doc", "--workspace", "--no-deps", "--all-features"],
+            &[("RUSTDOCFLAGS", "-Dwarnings")],
+        ),
+    ];
+    for package in PACKAGES {
+        for feature in FEATURES {
+            // Clippy and not `check`: it can refuse warnings without building every dependency anew, as RUSTFLAGS would.
+            let arguments = [
+                "clippy",
+                "-p",
+                package,
+                "--no-default-features",
+                "--features",
+                feature,
+                "--",
+                "-D",
+                "warnings",
+            ];
+            steps.push(step(
+                &format!("{package} with {feature} alone"),
+                &arguments,
+                &[],
+            ));
+        }
+    }
+    steps
+}
+
+fn verdict(name: &str, passed: bool, took: Duration) -> String {
+    let word = if passed { "ok" } else { "FAILED" };
+    format!("{word:<7}{name:<42}{:>7.1} s", took.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_is_checked_alone_in_each_crate() {
+        let alone: Vec<_> = steps()
+            .into_iter()
+            .filter(|step| step.arguments.contains(&"--no-default-features"))
+            .collect();
+        assert_eq!(alone.len(), 9);
+        assert!(alone.iter().all(|step| {
+            step.arguments
+                .iter()
+                .filter(|argument| FEATURES.contains(argument))
+                .count()
+                == 1
+        }));
+    }
+
+    #[test]
+    fn verdict_is_one_line() {
+        assert_eq!(
+            verdict("format", true, Duration::from_millis(1240)),
+            "ok     format                                        1.2 s"
+        );
+    }
+}
