@@ -70,9 +70,6 @@ pub(crate) fn problems(results: &Results, scope: Scope) -> Vec<String> {
             problems.extend(differences(results));
         }
         Scope::SqliteOnly => problems.extend(without_cases(results, &["sqlite"])),
-        Scope::Selected if results.tests().next().is_none() => {
-            problems.push("no test has such a name".into())
-        }
         Scope::Selected => {}
     }
     problems
@@ -236,13 +233,5 @@ other tests        1       0        0
             "test append::is_durable::mariadb ... ok",
         ]);
         assert_eq!(problems(&read(&lines), Scope::Everything).len(), 3);
-    }
-
-    #[test]
-    fn filter_that_matches_nothing_is_a_problem() {
-        assert_eq!(
-            problems(&read(&[]), Scope::Selected),
-            ["no test has such a name"]
-        );
     }
 }

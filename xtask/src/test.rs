@@ -83,6 +83,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     println!("\n{}", report::table(&results));
     let mut problems = report::problems(&results, scope);
     match end {
+        End::Succeeded if results.tests().next().is_none() => {
+            problems.push("no test has such a name".into());
+        }
         End::Succeeded => {}
         End::Failed(status) => problems.push(format!("`cargo test` ended with {status}")),
         End::Hung => problems.push(format!(
