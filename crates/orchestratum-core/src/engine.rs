@@ -1,0 +1,85 @@
+//! The engine of one process: claims, runs and settles commands.
+//!
+//! ```text
+//!  heartbeat thread   one connection: extends the lease, hears of cancels, stops what is lost
+//!  engine thread      poller ──claims──▶ attempts ──reports──▶ finisher ──settles──▶ database
+//!                     housekeeper: fences and reclaims the dead, purges the old
+//!                     listener: hears of appends elsewhere
+//!  the application's  the handlers themselves
+//!  runtime
+//! ```
+//!
+//! Handlers run on the runtime that called `start`; everything else has threads of its own, so that a handler which
+//! blocks its thread can stall neither the loops nor the heartbeat. This module knows no SQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
+
+use crate::config::{Config, invalid};
+use crate::engine::wake::Wake;
+use crate::error::Result;
+use crate::executor::Registry;
+use crate::services::Services;
+use crate::store::Store;
+
+pub(crate) mod attempt;
+pub(crate) mod backoff;
+pub(crate) mod finisher;
+pub(crate) mod heartbeat;
+pub(crate) mod held;
+pub(crate) mod housekeeper;
+pub(crate) mod lanes;
+pub(crate) mod listener;
+pub(crate) mod poller;
+pub(crate) mod slots;
+pub(crate) mod wake;
+pub(crate) mod worker;
+
+/// What an orchestrator and its workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) services: Arc<Services>,
+    /// The tables through the application's pool.
+    pub(crate) store: Store,
+    /// Signals from appends, cancels and endings in this process.
+    pub(crate) wake: Wake,
+}
+
+impl Shared {
+    /// The tables through a transaction of the application.
+    pub(crate) fn store_for(&self, transaction: &DatabaseTransaction) -> Result<&Store> {
+        if transaction.get_database_backend() == self.store.backend.to_sea_orm() {
+            Ok(&self.store)
+        } else {
+            invalid(
+                "within",
+                format!(
+                    "the transaction is one of {:?}, the commands are in {}",
+                    transaction.get_database_backend(),
+                    self.store.backend.name()
+                ),
+            )
+        }
+    }
+}
+
+/// The longest text of an error that is stored, in bytes; longer ones lose their end.
+pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// A text that every database can store: no NUL, and not too long.
+pub(crate) fn storable(text: &str) -> String {
+    let mut end = text.len().min(MAX_ERROR_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "\u{fffd}")
+}
+
+/// A part of a span of time chosen at random, so that instances do not act in step.
+pub(crate) fn jittered(span: Duration) -> Duration {
+    span.mul_f64(0.9 + 0.2 * fastrand::f64())
+}

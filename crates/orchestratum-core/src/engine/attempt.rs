@@ -1,0 +1,279 @@
+//! One attempt, from its claim to its report, as a chain of named steps.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::context::Context;
+use crate::engine::slots::Slot;
+use crate::engine::{Shared, storable};
+use crate::error::Result;
+use crate::outcome::Ending;
+use crate::resolve::resolve;
+use crate::retry::{MAX_RETRY_DELAY, RetryPolicy};
+use crate::store::claim::Claimed;
+use crate::store::settle::{Lease, Report};
+use crate::verdict::Verdict;
+
+/// An attempt that this process holds.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) lease: Lease,
+    pub(crate) claimed: Claimed,
+    pub(crate) timeout: Duration,
+    pub(crate) token: CancellationToken,
+    pub(crate) shared: Arc<Shared>,
+    /// Why the token was canceled; the first reason stays.
+    stop: AtomicU8,
+    /// Whether a report is on its way: the handler's task and the engine's watch may both want to send one.
+    reported: AtomicBool,
+    running: Mutex<Running>,
+    reports: mpsc::UnboundedSender<Finished>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    started: Option<Instant>,
+    task: Option<AbortHandle>,
+}
+
+/// An attempt with its ending, on the way to the finisher.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) report: Report,
+    /// Checked against the database before it is believed: `complete_in` was called, and the commit is the handler's.
+    pub(crate) completed_in: bool,
+}
+
+/// Why a handler was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// It was not.
+    No = 0,
+    /// A user canceled the command.
+    Cancel = 1,
+    /// The worker shuts down and its grace period is over.
+    Shutdown = 2,
+    /// The lease can no longer be trusted.
+    LeaseLost = 3,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        lease: Lease,
+        claimed: Claimed,
+        reports: mpsc::UnboundedSender<Finished>,
+    ) -> Self {
+        Self {
+            lease,
+            timeout: Duration::from_millis(u64::try_from(claimed.timeout_ms).unwrap_or(0)),
+            claimed,
+            token: CancellationToken::new(),
+            shared,
+            stop: AtomicU8::new(Stop::No as u8),
+            reported: AtomicBool::new(false),
+            running: Mutex::default(),
+            reports,
+        }
+    }
+
+    /// Runs on the application's runtime, in a task of its own.
+    pub(crate) async fn run(self: Arc<Self>, slot: Slot) {
+        // A task that is dropped half-way, because its runtime ends, gives its command back.
+        let guard = GiveBack(&self);
+        let Some(_running) = slot.wait(&self).await else {
+            return;
+        };
+        if self.stopped() != Stop::No {
+            return;
+        }
+        let started = Instant::now();
+        self.running().started = Some(started);
+        let span = tracing::info_span!(
+            "orchestratum.attempt", id = %self.lease.id, key = %self.claimed.key, attempt = self.lease.attempt
+        );
+        let context = Context::durable(Arc::clone(&self.shared.services), Arc::clone(&self));
+        let ending = self.execute(context.clone()).instrument(span).await;
+        self.finish(ending, context.was_completed());
+        drop(guard);
+    }
+
+    async fn execute(&self, context: Context) -> Ending {
+        let Some(executor) = self.shared.registry.get(&self.claimed.key) else {
+            return Ending::GivenBack;
+        };
+        let run = executor.run.clone();
+        let payload = self.claimed.payload.clone();
+        // The call that makes the future may panic as well.
+        let handler = AssertUnwindSafe(async move { run(payload, context).await }).catch_unwind();
+        match tokio::time::timeout(self.timeout, handler).await {
+            Err(_) => Ending::TimedOut,
+            Ok(Err(panic)) => Ending::Panicked(storable(&panic_text(&*panic))),
+            Ok(Ok(Ok(output))) => match &output {
+                Some(output) if output.len() > self.shared.config.payload_limit => Ending::Fatal(format!(
+                    "the output has {} bytes of JSON, more than the limit of {}",
+                    output.len(),
+                    self.shared.config.payload_limit
+                )),
+                _ => Ending::Completed(output),
+            },
+            Ok(Ok(Err(error))) => self.read_error(&error),
+        }
+    }
+
+    /// An error after a stop is the handler's way of stopping; before it, it is a failure or a verdict.
+    fn read_error(&self, error: &anyhow::Error) -> Ending {
+        match self.stopped() {
+            Stop::Cancel => return Ending::Canceled,
+            Stop::Shutdown => return Ending::GivenBack,
+            Stop::LeaseLost => return Ending::LostLease,
+            Stop::No => {}
+        }
+        let text = storable(&format!("{error:#}"));
+        match error.downcast_ref::<Verdict>() {
+            Some(Verdict::RetryAfter { after, .. }) => Ending::RetryAfter((*after).min(MAX_RETRY_DELAY), text),
+            Some(Verdict::Fail { .. }) => Ending::Fatal(text),
+            Some(Verdict::Snooze { after }) => Ending::Snoozed((*after).min(MAX_RETRY_DELAY)),
+            None => Ending::Error(text),
+        }
+    }
+
+    /// Sends the one report of this attempt; a second one is dropped.
+    pub(crate) fn finish(self: &Arc<Self>, ending: Ending, completed_in: bool) {
+        if self.reported.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let report = match self.report(ending) {
+            Ok(report) => report,
+            // A follow-up that cannot be appended would fail again: say so where an operator looks.
+            Err(error) => self.plain_report(Ending::Fatal(storable(&format!("its follow-ups: {error}")))),
+        };
+        // The finisher is gone only when the worker is; then the lease expires.
+        let _ = self.reports.send(Finished { attempt: Arc::clone(self), report, completed_in });
+    }
+
+    /// The report of an ending, with the follow-ups that depend on the output.
+    pub(crate) fn report(&self, ending: Ending) -> Result<Report> {
+        let executor = self.shared.registry.get(&self.claimed.key);
+        let mut on_success = Vec::new();
+        if let (Ending::Completed(output), Some(compute)) = (&ending, executor.and_then(|e| e.on_success.as_ref())) {
+            let output = output.as_deref().unwrap_or("null");
+            let commands =
+                compute(&self.claimed.payload, output).map_err(|error| crate::error::Error::InvalidCommand {
+                    key: self.claimed.key.clone(),
+                    option: "on_success",
+                    problem: format!("{error:#}"),
+                })?;
+            for command in commands {
+                on_success.push(resolve(command, &self.shared.config, &self.shared.registry)?);
+            }
+        }
+        Ok(Report { on_success, ..self.plain_report(ending) })
+    }
+
+    fn plain_report(&self, ending: Ending) -> Report {
+        Report {
+            lease: self.lease,
+            ending,
+            retry_count: self.claimed.retry_count,
+            max_losses: self.shared.config.max_lost_leases,
+            retry_delay: self.retry_delay(),
+            follow_ups: self.claimed.follow_ups.clone(),
+            on_success: Vec::new(),
+            duration: self.running().started.map(|started| started.elapsed()),
+        }
+    }
+
+    /// The wait before a retry: the key's own function, or the command's policy, or the orchestrator's.
+    fn retry_delay(&self) -> Duration {
+        let used = self.claimed.failures;
+        let executor = self.shared.registry.get(&self.claimed.key);
+        if let Some(delay) = executor.and_then(|executor| executor.retry_delay.as_ref()) {
+            // The application's function may panic; then the policy decides.
+            if let Ok(delay) = std::panic::catch_unwind(AssertUnwindSafe(|| (delay.0)(used))) {
+                return delay.min(MAX_RETRY_DELAY);
+            }
+        }
+        let stored = self.claimed.retry_policy.as_deref();
+        let policy = stored.and_then(|policy| serde_json::from_str::<RetryPolicy>(policy).ok());
+        policy.as_ref().unwrap_or(&self.shared.config.default_retry_policy).delay(used, fastrand::f64())
+    }
+
+    /// Tells the handler to stop. The first reason stays, except that a lost lease outweighs all.
+    ///
+    /// Returns whether this was news.
+    pub(crate) fn stop(&self, stop: Stop) -> bool {
+        let before = if stop == Stop::LeaseLost {
+            self.stop.swap(stop as u8, Ordering::AcqRel)
+        } else {
+            let first = self.stop.compare_exchange(Stop::No as u8, stop as u8, Ordering::AcqRel, Ordering::Acquire);
+            first.unwrap_or_else(|before| before)
+        };
+        self.token.cancel();
+        before == Stop::No as u8
+    }
+
+    pub(crate) fn stopped(&self) -> Stop {
+        match self.stop.load(Ordering::Acquire) {
+            1 => Stop::Cancel,
+            2 => Stop::Shutdown,
+            3 => Stop::LeaseLost,
+            _ => Stop::No,
+        }
+    }
+
+    pub(crate) fn set_task(&self, task: AbortHandle) {
+        self.running().task = Some(task);
+    }
+
+    /// Ends the attempt from outside: its task is aborted at its next await, and reported as ended now.
+    pub(crate) fn abort(self: &Arc<Self>, ending: Ending) {
+        self.finish(ending, false);
+        self.token.cancel();
+        if let Some(task) = self.running().task.take() {
+            task.abort();
+        }
+    }
+
+    /// Whether the handler is so far past its timeout that its own timer cannot have run: it blocks its thread.
+    pub(crate) fn is_stuck(&self, patience: Duration) -> bool {
+        let started = self.running().started;
+        started.is_some_and(|started| started.elapsed() > self.timeout.saturating_add(patience))
+            && !self.reported.load(Ordering::Acquire)
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reports an attempt as given back when its task ends without a report.
+struct GiveBack<'a>(&'a Arc<Attempt>);
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        let ending = match self.0.stopped() {
+            Stop::Cancel => Ending::Canceled,
+            Stop::LeaseLost => Ending::LostLease,
+            Stop::No | Stop::Shutdown => Ending::GivenBack,
+        };
+        self.0.finish(ending, false);
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.map_or_else(|| "panicked".to_owned(), |text| format!("panicked: {text}"))
+}

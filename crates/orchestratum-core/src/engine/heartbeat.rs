@@ -1,0 +1,179 @@
+//! The heartbeat: extends the lease of this instance, and stops what can no longer be trusted.
+//!
+//! **Which side is authoritative.** The database: a lease is valid while its instance is not fenced. Local time may
+//! only make this process stop sooner. It trusts its lease until the instant *before* the last successful extension was
+//! sent, plus the lease, less a margin; the server counted from a later instant, so that nobody can have fenced the
+//! instance while it is trusted. A process that was paused finds on waking that the instant has passed, and stops its
+//! handlers before it asks anything.
+//!
+//! The loop has a thread, a runtime and a connection of its own. A call that hangs is given up when the next is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Shared;
+use crate::engine::attempt::Stop;
+use crate::engine::backoff::Backoff;
+use crate::engine::held::Holdings;
+use crate::error::Result;
+use crate::instance_id::InstanceId;
+use crate::store::Store;
+use crate::store::backend::Purpose;
+
+/// The heartbeat loop.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) holdings: Arc<Holdings>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) store: Option<Store>,
+}
+
+impl Heartbeat {
+    /// Runs until the worker has settled everything, then takes the instance out of the table.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new("heartbeat");
+        let interval = self.shared.config.heartbeat_interval();
+        let stopping = self.stopping.clone();
+        let mut next_beat = Instant::now();
+        loop {
+            self.stop_what_is_not_trusted();
+            let beat = Instant::now() >= next_beat;
+            let result = tokio::select! {
+                result = tokio::time::timeout(interval, self.turn(beat)) => {
+                    result.unwrap_or_else(|_| Err(no_answer(interval)))
+                }
+                () = stopping.cancelled() => break,
+            };
+            match result {
+                Ok(()) => {
+                    backoff.succeeded();
+                    if beat {
+                        next_beat = Instant::now() + interval;
+                    }
+                }
+                Err(error) => {
+                    // A connection that did not answer is in an unknown state.
+                    self.store = None;
+                    next_beat = Instant::now() + backoff.failed(&error).min(interval);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(self.next_look(next_beat)) => {}
+                () = self.shared.wake.heartbeat_signaled() => {}
+                () = stopping.cancelled() => break,
+            }
+        }
+        let instance = self.holdings.lease().instance;
+        if let Some(store) = &self.store {
+            // Without an answer the lease expires by itself.
+            let _ = tokio::time::timeout(Duration::from_secs(2), store.unregister(instance)).await;
+        }
+    }
+
+    async fn turn(&mut self, beat: bool) -> Result<()> {
+        let store = match &self.store {
+            Some(store) => store.clone(),
+            None => self.connect().await?,
+        };
+        if beat {
+            self.beat(&store).await?;
+        }
+        self.hear_cancels(&store).await
+    }
+
+    async fn connect(&mut self) -> Result<Store> {
+        let store = self.shared.store.open(Purpose::Heartbeat).await?;
+        self.store = Some(store.clone());
+        Ok(store)
+    }
+
+    async fn beat(&self, store: &Store) -> Result<()> {
+        let config = &self.shared.config;
+        let before = self.holdings.lease();
+        let mut sent_at = Instant::now();
+        let mut instance = before.instance;
+        if before.trusted_until.is_none() || !store.extend(instance, config.lease_duration).await? {
+            if before.trusted_until.is_some() {
+                self.give_up(instance);
+            }
+            // Always under a new id: the answer to an earlier registration may have been lost.
+            instance = InstanceId::new();
+            sent_at = Instant::now();
+            store.register(instance, &instance_name(config.instance_name.as_deref()), config.lease_duration).await?;
+            tracing::info!(name: "orchestratum.instance", %instance, "registered");
+        }
+        let trusted_until = Some(sent_at + config.lease_duration - config.lease_margin());
+        self.holdings.change_lease(|lease| {
+            lease.instance = instance;
+            lease.trusted_until = trusted_until;
+        });
+        if before.trusted_until.is_none_or(|until| until <= sent_at) {
+            self.shared.wake.survey();
+        }
+        tracing::trace!(name: "orchestratum.extend", %instance, "extended");
+        Ok(())
+    }
+
+    /// Others have taken over what this instance held.
+    fn give_up(&self, fenced: InstanceId) {
+        let stopped = self.holdings.stop_all(fenced, Stop::LeaseLost);
+        tracing::error!(
+            name: "orchestratum.lease.fenced", instance = %fenced, stopped,
+            "this instance was fenced: it was paused or cut off for longer than its lease"
+        );
+        self.holdings.change_lease(|lease| {
+            lease.trusted_until = None;
+            lease.doubtful_since = None;
+        });
+    }
+
+    fn stop_what_is_not_trusted(&self) {
+        let lease = self.holdings.lease();
+        if lease.trusted_until.is_some_and(|until| until <= Instant::now()) && !self.holdings.is_empty() {
+            let stopped = self.holdings.stop_all(lease.instance, Stop::LeaseLost);
+            if stopped > 0 {
+                tracing::warn!(name: "orchestratum.lease.untrusted", stopped, "no extension for a whole lease; handlers were told to stop");
+            }
+        }
+    }
+
+    async fn hear_cancels(&self, store: &Store) -> Result<()> {
+        let held = self.holdings.all();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = held.iter().map(|attempt| attempt.lease.id).collect();
+        for id in store.cancel_requests(&ids).await? {
+            if let Some(attempt) = self.holdings.get(id) {
+                attempt.stop(Stop::Cancel);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next beat, or the end of the trust if that comes first.
+    fn next_look(&self, next_beat: Instant) -> Instant {
+        let trusted_until = self.holdings.lease().trusted_until.filter(|until| *until > Instant::now());
+        trusted_until.map_or(next_beat, |until| until.min(next_beat))
+    }
+}
+
+fn no_answer(waited: Duration) -> crate::error::Error {
+    sea_orm::DbErr::Custom(format!("no answer to a heartbeat within {waited:?}")).into()
+}
+
+/// Host and process by default: what an operator looks for.
+fn instance_name(configured: Option<&str>) -> String {
+    let name = configured.map_or_else(
+        || {
+            let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+            format!("{}:{}", host.as_deref().map_or("localhost", str::trim), std::process::id())
+        },
+        str::to_owned,
+    );
+    name.chars().take(60).collect()
+}

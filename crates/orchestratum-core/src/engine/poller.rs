@@ -1,0 +1,179 @@
+//! The poller: finds out what is due, claims it, and hands it to the application's runtime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::attempt::{Attempt, Finished};
+use crate::engine::backoff::Backoff;
+use crate::engine::held::Holdings;
+use crate::engine::lanes::Lanes;
+use crate::engine::slots::Slots;
+use crate::engine::{Shared, jittered};
+use crate::error::Result;
+use crate::instance_id::InstanceId;
+use crate::store::Store;
+use crate::store::claim::{Claimed, Lane};
+use crate::store::settle::Lease;
+
+/// The claiming loop. One a worker: a crowd of claims would only wait for each other.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Store,
+    pub(crate) holdings: Arc<Holdings>,
+    /// Where handlers run.
+    pub(crate) runtime: Handle,
+    pub(crate) reports: mpsc::UnboundedSender<Finished>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) slots: Slots,
+    pub(crate) lanes: Lanes,
+}
+
+impl Poller {
+    /// Runs until the worker stops. No error ends it.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new("poller");
+        let mut next_survey = Instant::now();
+        while !self.stopping.is_cancelled() {
+            let wait_until = match self.step(&mut next_survey).await {
+                Ok(()) => {
+                    backoff.succeeded();
+                    self.next_look(next_survey)
+                }
+                Err(error) => {
+                    // The claim may have happened all the same.
+                    self.holdings.change_lease(|lease| lease.doubtful_since = Some(Instant::now()));
+                    next_survey = Instant::now();
+                    let wait = Instant::now() + backoff.failed(&error);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(wait) => {}
+                        () = self.stopping.cancelled() => {}
+                    }
+                    continue;
+                }
+            };
+            if let Some(until) = wait_until {
+                tokio::select! {
+                    () = self.shared.wake.poller_signaled() => {}
+                    () = tokio::time::sleep_until(until) => {}
+                    () = self.stopping.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    /// Surveys if it is time, then claims until nothing is due or nothing has room.
+    async fn step(&mut self, next_survey: &mut Instant) -> Result<()> {
+        if self.holdings.may_claim().is_none() {
+            // Not registered, or cut off from the database: the heartbeat says when.
+            *next_survey = Instant::now() + Duration::from_millis(50);
+            return Ok(());
+        }
+        self.hear(next_survey);
+        if *next_survey <= Instant::now() {
+            self.survey().await?;
+            *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
+        }
+        while let Some(instance) = self.holdings.may_claim() {
+            let slots = &mut self.slots;
+            let Some((lane, after, room)) = self.lanes.pick(|queue| slots.room(queue)) else {
+                break;
+            };
+            let room = room.min(self.shared.config.claim_batch);
+            let claimed = self.store.claim(instance, &lane, after, room).await?;
+            let (count, last) = (claimed.len(), claimed.last().map(|command| command.run_at));
+            if count > 0 {
+                tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
+                self.start(instance, claimed);
+            }
+            match last {
+                Some(last) if count == room => self.lanes.took_all_it_could(&lane, last),
+                _ => self.ran_dry(&lane, count > 0).await?,
+            }
+            if self.stopping.is_cancelled() {
+                break;
+            }
+            self.hear(next_survey);
+            if *next_survey <= Instant::now() {
+                // New lanes must not wait for the end of a backlog.
+                self.survey().await?;
+                *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, next_survey: &mut Instant) {
+        let hints = self.shared.wake.take_hints();
+        if hints.survey {
+            *next_survey = Instant::now();
+        }
+        for (lane, due) in hints.lanes {
+            if self.serves(&lane) {
+                self.lanes.hint(lane, due);
+            }
+        }
+        for (lane, since) in hints.armed {
+            if self.serves(&lane) {
+                self.lanes.arm(lane, since);
+            }
+        }
+    }
+
+    async fn survey(&mut self) -> Result<()> {
+        let heads = self.store.survey().await?;
+        let (registry, config) = (&self.shared.registry, &self.shared.config);
+        let ours = |lane: &Lane| config.serves(&lane.queue) && registry.get(&lane.key).is_some();
+        self.lanes.learn(heads.into_iter().filter(|head| ours(&head.lane)));
+        Ok(())
+    }
+
+    fn serves(&self, lane: &Lane) -> bool {
+        self.shared.config.serves(&lane.queue) && self.shared.registry.get(&lane.key).is_some()
+    }
+
+    /// Asks when the lane's next scheduled command is due, so that it does not wait for a poll.
+    async fn ran_dry(&mut self, lane: &Lane, took_some: bool) -> Result<()> {
+        self.lanes.ran_dry(lane, took_some);
+        if let Some(micros) = self.store.next_due_micros(lane).await? {
+            let wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+            if let Some(due) = Instant::now().checked_add(wait) {
+                self.lanes.hint(lane.clone(), due);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, instance: InstanceId, claimed: Vec<Claimed>) {
+        let attempts: Vec<Arc<Attempt>> = claimed
+            .into_iter()
+            .map(|claimed| {
+                let lease = Lease { id: claimed.id, attempt: claimed.attempt, instance };
+                Arc::new(Attempt::new(Arc::clone(&self.shared), lease, claimed, self.reports.clone()))
+            })
+            .collect();
+        // Held before it runs: from here on the heartbeat can stop it.
+        self.holdings.add(&attempts);
+        for attempt in attempts {
+            let slot = self.slots.take(&attempt.claimed.queue);
+            let task = self.runtime.spawn(Arc::clone(&attempt).run(slot));
+            attempt.set_task(task.abort_handle());
+        }
+    }
+
+    /// When to look again if nothing signals; `None`: at once.
+    fn next_look(&mut self, next_survey: Instant) -> Option<Instant> {
+        let waiting: Vec<String> = self.lanes.waiting_for_room().into_iter().map(str::to_owned).collect();
+        for queue in waiting {
+            if self.slots.wake_when_free(&queue) {
+                return None;
+            }
+        }
+        Some(self.lanes.next_due().map_or(next_survey, |due| due.min(next_survey)))
+    }
+}

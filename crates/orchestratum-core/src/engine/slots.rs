@@ -1,0 +1,183 @@
+//! How many commands of a queue may run, and how many more may wait in this process.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::engine::Shared;
+use crate::engine::attempt::Attempt;
+
+/// The slots of each queue. Owned by the poller.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    shared: Arc<Shared>,
+    stopping: CancellationToken,
+    queues: HashMap<String, Arc<QueueSlots>>,
+}
+
+/// The slots of one queue.
+#[derive(Debug)]
+pub(crate) struct QueueSlots {
+    limit: usize,
+    permits: Arc<Semaphore>,
+    /// Claimed and not yet done: running, or waiting for a permit.
+    taken: AtomicUsize,
+    /// The poller wants to be woken when `taken` falls to this.
+    wake_at: AtomicUsize,
+    done: AtomicUsize,
+    pace: std::sync::Mutex<Pace>,
+}
+
+/// How fast commands of the queue were done lately.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    done: usize,
+    per_second: f64,
+}
+
+/// A claimed command's place in its queue, from its claim to its end.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    queue: Arc<QueueSlots>,
+    shared: Arc<Shared>,
+    stopping: CancellationToken,
+    patience: Duration,
+}
+
+/// No wake-up wanted.
+const NEVER: usize = usize::MAX;
+
+/// How much work may wait in this process, as time at the current pace: enough to hide a claim's round trip, and little
+/// enough that idle instances elsewhere get their share.
+const AHEAD_SECONDS: f64 = 0.1;
+
+impl Slots {
+    pub(crate) fn new(shared: Arc<Shared>, stopping: CancellationToken) -> Self {
+        Self { shared, stopping, queues: HashMap::new() }
+    }
+
+    fn queue(&mut self, name: &str) -> &Arc<QueueSlots> {
+        if !self.queues.contains_key(name) {
+            let limit = self.shared.config.concurrency_of(name);
+            self.queues.insert(name.to_owned(), Arc::new(QueueSlots::new(limit)));
+        }
+        &self.queues[name]
+    }
+
+    /// How many commands of the queue may be claimed now.
+    pub(crate) fn room(&mut self, queue: &str) -> usize {
+        let most_ahead = self.shared.config.claim_batch.saturating_mul(4);
+        self.queue(queue).room(most_ahead)
+    }
+
+    /// A place for a command that has just been claimed.
+    pub(crate) fn take(&mut self, queue: &str) -> Slot {
+        let slots = Arc::clone(self.queue(queue));
+        slots.taken.fetch_add(1, Ordering::AcqRel);
+        Slot {
+            queue: slots,
+            shared: Arc::clone(&self.shared),
+            stopping: self.stopping.clone(),
+            patience: patience(&self.shared.config),
+        }
+    }
+
+    /// Asks to be woken once half of what the queue may take is free. `true`: it is already, do not wait.
+    pub(crate) fn wake_when_free(&mut self, queue: &str) -> bool {
+        let most_ahead = self.shared.config.claim_batch.saturating_mul(4);
+        let slots = self.queue(queue);
+        let wake_at = slots.target(most_ahead) / 2;
+        slots.wake_at.store(wake_at, Ordering::SeqCst);
+        // Looked at after the wish is known: a slot freed in between has seen the wish or is seen here.
+        slots.taken.load(Ordering::SeqCst) <= wake_at
+    }
+}
+
+/// How long a claimed command may wait for a permit before it is given back, for an instance that has one.
+fn patience(config: &Config) -> Duration {
+    config.lease_duration / 3
+}
+
+impl QueueSlots {
+    fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            taken: AtomicUsize::new(0),
+            wake_at: AtomicUsize::new(NEVER),
+            done: AtomicUsize::new(0),
+            pace: std::sync::Mutex::new(Pace { since: Instant::now(), done: 0, per_second: 0.0 }),
+        }
+    }
+
+    fn room(&self, most_ahead: usize) -> usize {
+        self.measure();
+        self.wake_at.store(NEVER, Ordering::Release);
+        self.target(most_ahead).saturating_sub(self.taken.load(Ordering::Acquire))
+    }
+
+    fn target(&self, most_ahead: usize) -> usize {
+        let per_second = self.pace().per_second;
+        // A cast of a finite, positive number of at most a few millions.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped first")]
+        let ahead = (per_second * AHEAD_SECONDS).clamp(0.0, 1e6) as usize;
+        self.limit.saturating_add(ahead.min(most_ahead))
+    }
+
+    /// The pace is the larger of the last measured one and its own past, fading: a burst after a pause starts fast.
+    fn measure(&self) {
+        let done = self.done.load(Ordering::Acquire);
+        let mut pace = self.pace();
+        let elapsed = pace.since.elapsed();
+        if elapsed < Duration::from_millis(5) {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a pace needs no precision")]
+        let now = done.wrapping_sub(pace.done) as f64 / elapsed.as_secs_f64();
+        let faded = pace.per_second * (-elapsed.as_secs_f64()).exp();
+        *pace = Pace { since: Instant::now(), done, per_second: now.max(faded) };
+    }
+
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Waits for permission to run. `None`: the worker stops, the handler was told to stop, or it took too long; then
+    /// the command goes back without having used up anything.
+    pub(crate) async fn wait(&self, attempt: &Attempt) -> Option<OwnedSemaphorePermit> {
+        if self.stopping.is_cancelled() {
+            return None;
+        }
+        if let Ok(permit) = Arc::clone(&self.queue.permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => None,
+            () = attempt.token.cancelled() => None,
+            permit = Arc::clone(&self.queue.permits).acquire_owned() => permit.ok(),
+            () = tokio::time::sleep(self.patience) => None,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.queue.done.fetch_add(1, Ordering::AcqRel);
+        let left = self.queue.taken.fetch_sub(1, Ordering::SeqCst) - 1;
+        let wake_at = self.queue.wake_at.load(Ordering::SeqCst);
+        if wake_at != NEVER && left <= wake_at {
+            self.queue.wake_at.store(NEVER, Ordering::Release);
+            self.shared.wake.poller();
+        }
+    }
+}

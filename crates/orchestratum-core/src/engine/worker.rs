@@ -1,0 +1,281 @@
+//! Starts and stops the loops of one worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::attempt::Stop;
+use crate::engine::backoff::Backoff;
+use crate::engine::finisher::Finisher;
+use crate::engine::heartbeat::Heartbeat;
+use crate::engine::held::Holdings;
+use crate::engine::housekeeper::Housekeeper;
+use crate::engine::lanes::Lanes;
+use crate::engine::poller::Poller;
+use crate::engine::slots::Slots;
+use crate::engine::{Shared, listener};
+use crate::error::{Error, Result};
+use crate::outcome::Ending;
+use crate::store::Store;
+use crate::store::backend::Purpose;
+
+/// A running worker.
+///
+/// Dropping it stops the worker without waiting: nothing more is claimed, handlers are told to stop at once, and what
+/// is unfinished is given back in the background, as far as the process lives long enough; the rest waits for its lease
+/// to expire. Use [`shutdown`](Self::shutdown) to let commands finish, or [`detach`](Self::detach) to let the worker
+/// run as long as the process.
+#[derive(Debug)]
+#[must_use = "dropping the worker stops it: keep it, then call `shutdown`"]
+pub struct Worker {
+    phase: watch::Sender<Phase>,
+    ended: watch::Receiver<Option<usize>>,
+    grace: Duration,
+    detached: bool,
+}
+
+/// What the worker should do.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Run,
+    /// Stop claiming, and give running commands this long.
+    Drain(Duration),
+}
+
+/// How long a handler that was told to stop may take to clean up before it is aborted.
+const CLEAN_UP: Duration = Duration::from_millis(500);
+/// How long the last endings may take to be written.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Starts the loops; handlers run on the runtime of the caller.
+    pub(crate) fn start(shared: Arc<Shared>) -> Self {
+        let (phase, phase_seen) = watch::channel(Phase::Run);
+        let (ended_sender, ended) = watch::channel(None);
+        let grace = shared.config.shutdown_grace;
+        let runtime = Handle::current();
+        shared.wake.attach();
+        spawn_thread("orchestratum-engine", move || async move {
+            let left = engine(Arc::clone(&shared), runtime, phase_seen).await;
+            shared.wake.detach();
+            ended_sender.send_replace(Some(left));
+        });
+        Self { phase, ended, grace, detached: false }
+    }
+
+    /// Stops claiming, lets running commands finish for up to the builder's `shutdown_grace`, tells the rest to stop,
+    /// and gives back what is unfinished without using up an attempt's retry. When it returns, this worker writes
+    /// nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Unsettled`] when the database could not be told about some commands; their leases expire.
+    pub async fn shutdown(mut self) -> Result<()> {
+        self.phase.send_replace(Phase::Drain(self.grace));
+        self.detached = true;
+        // The engine thread ends by itself only after it has said how many are left.
+        let left = self.ended.wait_for(Option::is_some).await.map_or(None, |left| *left);
+        match left {
+            Some(0) | None => Ok(()),
+            Some(count) => Err(Error::Unsettled { count }),
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C), then shuts down.
+    ///
+    /// # Errors
+    /// Like [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on_signal(self) -> Result<()> {
+        signal().await;
+        tracing::info!(name: "orchestratum.shutdown", "shutting down");
+        self.shutdown().await
+    }
+
+    /// Lets the worker run as long as the process. It can no longer be shut down.
+    pub fn detach(mut self) {
+        self.detached = true;
+        // The engine takes a closed channel for a detached worker.
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.phase.send_replace(Phase::Drain(Duration::ZERO));
+        }
+    }
+}
+
+async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = tokio::signal::ctrl_c() => return,
+            }
+        }
+    }
+    // A platform without signals waits for ever.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A thread with a runtime of its own: no handler can block it.
+fn spawn_thread<F, Fut>(name: &str, main: F)
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(main()),
+            Err(error) => tracing::error!(%error, "a runtime for the engine cannot be made"),
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, name, "a thread for the engine cannot be made");
+    }
+}
+
+/// The whole life of a worker, on the engine thread. Returns how many commands could not be settled.
+async fn engine(shared: Arc<Shared>, runtime: Handle, mut phase: watch::Receiver<Phase>) -> usize {
+    let keys: Vec<&str> = shared.registry.keys().collect();
+    tracing::info!(name: "orchestratum.start", ?keys, "serving");
+    let holdings = Arc::new(Holdings::new());
+    let heart_stops = CancellationToken::new();
+    let (heart, heart_stopped) = tokio::sync::oneshot::channel();
+    let heartbeat = Heartbeat {
+        shared: Arc::clone(&shared),
+        holdings: Arc::clone(&holdings),
+        stopping: heart_stops.clone(),
+        store: None,
+    };
+    spawn_thread("orchestratum-heartbeat", move || async move {
+        heartbeat.run().await;
+        // Nobody listens when the engine has given up waiting.
+        let _ = heart.send(());
+    });
+    let mut left = 0;
+    if let Some(store) = connect(&shared, &mut phase).await {
+        left = run(&shared, &store, &holdings, runtime, &mut phase).await;
+    }
+    heart_stops.cancel();
+    // The heartbeat gives up on a database that does not answer.
+    let _ = tokio::time::timeout(Duration::from_secs(5), heart_stopped).await;
+    tracing::info!(name: "orchestratum.stop", left, "stopped");
+    left
+}
+
+async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>) -> Option<Store> {
+    let mut backoff = Backoff::new("engine");
+    loop {
+        let error = tokio::select! {
+            opened = shared.store.open(Purpose::Engine(shared.config.engine_connections)) => match opened {
+                Ok(store) => return Some(store),
+                Err(error) => error,
+            },
+            _ = draining(phase) => return None,
+        };
+        let wait = backoff.failed(&error);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = draining(phase) => return None,
+        }
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    store: &Store,
+    holdings: &Arc<Holdings>,
+    runtime: Handle,
+    phase: &mut watch::Receiver<Phase>,
+) -> usize {
+    let stopping = CancellationToken::new();
+    let (reports, reported) = mpsc::unbounded_channel();
+    let finisher = Finisher {
+        shared: Arc::clone(shared),
+        store: store.clone(),
+        holdings: Arc::clone(holdings),
+        reports: reported,
+    };
+    let finisher = tokio::spawn(finisher.run());
+    let poller = Poller {
+        shared: Arc::clone(shared),
+        store: store.clone(),
+        holdings: Arc::clone(holdings),
+        runtime,
+        reports,
+        stopping: stopping.clone(),
+        slots: Slots::new(Arc::clone(shared), stopping.clone()),
+        lanes: Lanes::default(),
+    };
+    let poller = tokio::spawn(poller.run());
+    let housekeeper = Housekeeper {
+        shared: Arc::clone(shared),
+        store: store.clone(),
+        holdings: Arc::clone(holdings),
+        stopping: stopping.clone(),
+    };
+    tokio::spawn(housekeeper.run());
+    if store.backend.notifies() && !shared.config.poll_only {
+        tokio::spawn(listener::run(Arc::clone(shared), store.clone(), stopping.clone()));
+    }
+
+    let grace = draining(phase).await;
+    stopping.cancel();
+    // A claim that is under way is let finish, so that what it takes is held and given back.
+    let _ = tokio::time::timeout(LAST_WRITES, poller).await;
+    drain(holdings, grace).await;
+    finisher.abort();
+    holdings.len()
+}
+
+/// Waits for the order to stop. A detached worker never gets one.
+async fn draining(phase: &mut watch::Receiver<Phase>) -> Duration {
+    loop {
+        if let Phase::Drain(grace) = *phase.borrow_and_update() {
+            return grace;
+        }
+        if phase.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Waits for the running, then tells them to stop, then stops them, then waits for the last endings to be written.
+async fn drain(holdings: &Arc<Holdings>, grace: Duration) {
+    if is_drained(holdings, grace).await {
+        return;
+    }
+    for attempt in holdings.all() {
+        attempt.stop(Stop::Shutdown);
+    }
+    if is_drained(holdings, CLEAN_UP).await {
+        return;
+    }
+    for attempt in holdings.all() {
+        attempt.abort(Ending::GivenBack);
+    }
+    is_drained(holdings, LAST_WRITES).await;
+}
+
+async fn is_drained(holdings: &Holdings, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        if holdings.is_empty() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tick.tick().await;
+    }
+}

@@ -1,0 +1,147 @@
+//! What can go wrong, by what the caller can do about it.
+
+use sea_orm::DbErr;
+
+use crate::command::CommandId;
+use crate::state::IllegalTransition;
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database refused a statement or cannot be reached; [`Error::is_transient`] tells whether to try again.
+    #[error("database: {0}")]
+    Database(#[from] DbErr),
+    /// The database cannot be reached at start: look at the address, the credentials and the server.
+    #[error("the database cannot be reached: {0}")]
+    Unreachable(#[source] DbErr),
+    /// An option of the builder makes no sense.
+    #[error("invalid `{option}`: {problem}")]
+    InvalidConfig {
+        /// The builder's method.
+        option: String,
+        /// What is wrong with the value, with the value.
+        problem: String,
+    },
+    /// An option of a command makes no sense; nothing was appended.
+    #[error("invalid `{option}` of command `{key}`: {problem}")]
+    InvalidCommand {
+        /// The command's key.
+        key: String,
+        /// The method that set the option.
+        option: &'static str,
+        /// What is wrong with the value, with the value.
+        problem: String,
+    },
+    /// Nobody is known to run this key; nothing was appended.
+    #[error(
+        "no executor is registered for key `{key}`; this program serves: {}. \
+         Register one, declare the key with `.remote(\"{key}\")` if another program runs it, \
+         or build with `.client_only()`. A handler in a crate that nothing references is not linked: \
+         add `use that_crate as _;`",
+        list(known)
+    )]
+    UnknownKey {
+        /// The key that was appended.
+        key: String,
+        /// The keys that this program serves.
+        known: Vec<String>,
+    },
+    /// The payload could not be written as JSON; nothing was appended.
+    #[error("the payload of command `{key}` cannot be written as JSON: {source}")]
+    Serialization {
+        /// The command's key.
+        key: String,
+        /// What JSON says.
+        source: serde_json::Error,
+    },
+    /// The stored output is not of the type asked for.
+    #[error("the output of command {id} is not of the type asked for: {source}")]
+    Output {
+        /// The command.
+        id: CommandId,
+        /// What JSON says.
+        source: serde_json::Error,
+    },
+    /// There is no such command: it was never appended, was rolled back, or was purged.
+    #[error("command {0} does not exist")]
+    NotFound(CommandId),
+    /// The command is in a state that does not allow this.
+    #[error("command {id}: {source}")]
+    NotAllowed {
+        /// The command.
+        id: CommandId,
+        /// The state and what was tried.
+        source: IllegalTransition,
+    },
+    /// A live command holds the unique key: wait until it has ended, or cancel it.
+    #[error("command {holder} holds the unique key `{unique_key}` and has not ended")]
+    UniqueKeyTaken {
+        /// The key.
+        unique_key: String,
+        /// The live command that holds it.
+        holder: CommandId,
+    },
+    /// The lease of this attempt is gone; whatever it writes now must be rolled back.
+    #[error("attempt {attempt} of command {id} has lost its lease: another attempt may be running")]
+    LeaseLost {
+        /// The command.
+        id: CommandId,
+        /// The attempt that was late.
+        attempt: u32,
+    },
+    /// The schema is missing or older than the program.
+    #[error(
+        "the database schema {}: run `cargo run -p orchestratum-migration -- up`, or call `.migrate()` on the builder",
+        match found { Some(found) => format!("is at version {found}, this program needs {needed}"), None => "is missing".to_owned() }
+    )]
+    SchemaBehind {
+        /// The version found; `None` where there is no schema.
+        found: Option<i32>,
+        /// The version that this program needs.
+        needed: i32,
+    },
+    /// The schema is newer than the program.
+    #[error("the database schema is at version {found}, ahead of this program's {known}: deploy a newer program")]
+    SchemaAhead {
+        /// The version found.
+        found: i32,
+        /// The version that this program knows.
+        known: i32,
+    },
+    /// Something that handlers need was not given to the builder.
+    #[error("{wanted_by} needs the service `{service}`: add `.service(..)` or `.shared(..)` to the builder")]
+    MissingService {
+        /// The type name of the service.
+        service: &'static str,
+        /// The handler or call that asked for it.
+        wanted_by: String,
+    },
+    /// The background task that writes appends is gone, because the runtime that built the orchestrator was shut down.
+    #[error("the runtime that built this orchestrator has been shut down")]
+    Stopped,
+    /// A worker was shut down and could not tell the database what became of some commands; their leases expire.
+    #[error("{count} commands could not be given back before the worker stopped; others reclaim them")]
+    Unsettled {
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without any change: a lost connection, a deadlock, a busy file.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) | Self::Unreachable(error) => crate::store::is_transient(error),
+            _ => false,
+        }
+    }
+}
+
+fn list(keys: &[String]) -> String {
+    if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+}

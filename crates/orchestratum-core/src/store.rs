@@ -1,0 +1,154 @@
+//! Every statement that touches the tables.
+//!
+//! A command has one row in `orchestratum_commands` from its append to its purge, and beside it exactly one row in
+//! either `orchestratum_live` (pending, blocked, running) or `orchestratum_ended` (completed, failed, canceled). Each
+//! function here moves rows by one verb of [`state`](crate::state), in one transaction.
+//!
+//! **The guard.** Whoever holds a lease writes only through a condition on id, `state = 'running'`, instance and
+//! attempt. The attempt number grows at every claim and never resets, so that the four together name one lease for
+//! ever: a write with a stale token finds no row and changes nothing. Row counts mean something after the commit only.
+//!
+//! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a busy file) a few times at once
+//! and leaves everything else to the caller.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, TransactionTrait,
+};
+
+use crate::error::{Error, Result};
+use crate::store::backend::Backend;
+use crate::store::sql::Sql;
+
+pub(crate) mod append;
+pub(crate) mod backend;
+pub(crate) mod claim;
+pub(crate) mod instance;
+pub(crate) mod operate;
+pub(crate) mod purge;
+pub(crate) mod read;
+pub(crate) mod settle;
+pub(crate) mod sql;
+
+pub(crate) use backend::is_transient;
+
+/// The tables, through one pool of connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) connection: DatabaseConnection,
+    pub(crate) backend: Backend,
+    /// Every statement in a transaction of its own, for poolers that hand out a connection a transaction.
+    pub(crate) poll_only: bool,
+}
+
+/// How often a transaction that lost a race is tried again before the caller hears of it. The winner has gone on by
+/// the second time; the rest is for crowds.
+const RACES: usize = 8;
+
+impl Store {
+    pub(crate) fn new(connection: DatabaseConnection, poll_only: bool) -> Result<Self> {
+        let backend = Backend::of(&connection)?;
+        Ok(Self { connection, backend, poll_only })
+    }
+
+    /// The same tables through connections of another purpose. Call it on the runtime that will use them.
+    pub(crate) async fn open(&self, purpose: backend::Purpose) -> Result<Self> {
+        let connection = backend::connect_like(&self.connection, purpose, self.poll_only).await?;
+        Ok(Self { connection, ..*self })
+    }
+
+    pub(crate) fn sql(&self, text: &str) -> Sql {
+        Sql::new(self.backend, text)
+    }
+
+    /// Runs `work` in a transaction and commits it, again from the start when it lost a race.
+    ///
+    /// Dropping the future rolls back, unless the commit was already on its way: then nobody knows, and the caller
+    /// must be able to ask or to repeat.
+    ///
+    /// The transaction is given away for the time of `work` and taken back for the commit: a future that borrowed it
+    /// from here could not be sent to another thread (rust-lang/rust#102211).
+    pub(crate) async fn write<'s, T>(
+        &'s self,
+        work: impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's,
+    ) -> Result<T> {
+        let mut races = 0;
+        loop {
+            match self.try_write(&work).await {
+                Err(Error::Database(error)) if backend::is_conflict(&error) && races < RACES => races += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_write<'s, T>(
+        &'s self,
+        work: &(impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's),
+    ) -> Result<T> {
+        let transaction = Arc::new(self.connection.begin_with_options(self.backend.write_transaction()).await?);
+        let result = work(Arc::clone(&transaction)).await;
+        let transaction = Arc::into_inner(transaction).expect("`work` has ended and kept nothing");
+        match result {
+            Ok(value) => {
+                transaction.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                // The first error is the one to tell; a rollback that fails ends with the connection.
+                let _ = transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Rows of one statement that only reads, or that is a whole write by itself.
+    pub(crate) async fn rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
+        let statement = sql.build();
+        if self.poll_only {
+            let transaction = self.connection.begin().await?;
+            let rows = transaction.query_all_raw(statement).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        } else {
+            Ok(self.connection.query_all_raw(statement).await?)
+        }
+    }
+
+    /// The number of rows that one statement changed. A statement that lost a race is run again.
+    pub(crate) async fn execute(&self, sql: Sql) -> Result<u64> {
+        let statement = sql.build();
+        let mut races = 0;
+        loop {
+            let result = if self.poll_only {
+                let transaction = self.connection.begin().await?;
+                match transaction.execute_raw(statement.clone()).await {
+                    Ok(result) => transaction.commit().await.map(|()| result),
+                    Err(error) => {
+                        let _ = transaction.rollback().await;
+                        Err(error)
+                    }
+                }
+            } else {
+                self.connection.execute_raw(statement.clone()).await
+            };
+            match result {
+                Err(error) if backend::is_conflict(&error) && races < RACES => races += 1,
+                result => {
+                    return Ok(result.as_ref().map(ExecResult::rows_affected).map_err(DbErr::clone)?);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of one statement within a transaction.
+pub(crate) async fn rows_in(transaction: &DatabaseTransaction, sql: Sql) -> Result<Vec<QueryResult>> {
+    Ok(transaction.query_all_raw(sql.build()).await?)
+}
+
+/// The number of rows that one statement changed within a transaction.
+pub(crate) async fn execute_in(transaction: &DatabaseTransaction, sql: Sql) -> Result<u64> {
+    Ok(transaction.execute_raw(sql.build()).await?.rows_affected())
+}

@@ -1,0 +1,209 @@
+//! The only module that names the databases.
+//!
+//! Everything else asks a question in words ([`Backend::locks_rows`], [`Backend::now`], …) and writes the portable way
+//! once; where a database has a faster way, the code that takes it stands beside the portable one and says why.
+
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, IsolationLevel, RuntimeErr, SqliteTransactionMode, TransactionOptions,
+};
+
+use crate::error::{Error, Result};
+
+mod connect;
+mod listen;
+
+pub(crate) use connect::{Purpose, connect, connect_like};
+pub(crate) use listen::CANCEL;
+
+/// One of the databases that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+    Mysql,
+}
+
+impl Backend {
+    pub(crate) fn of(connection: &impl ConnectionTrait) -> Result<Self> {
+        match connection.get_database_backend() {
+            DbBackend::Sqlite => Ok(Self::Sqlite),
+            DbBackend::Postgres => Ok(Self::Postgres),
+            DbBackend::MySql => Ok(Self::Mysql),
+            other => Err(Error::InvalidConfig {
+                option: "connection".to_owned(),
+                problem: format!("{other:?} is none of SQLite, PostgreSQL, MySQL and MariaDB"),
+            }),
+        }
+    }
+
+    pub(crate) const fn to_sea_orm(self) -> DbBackend {
+        match self {
+            Self::Sqlite => DbBackend::Sqlite,
+            Self::Postgres => DbBackend::Postgres,
+            Self::Mysql => DbBackend::MySql,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+            Self::Mysql => "MySQL or MariaDB",
+        }
+    }
+
+    /// The instant that decides everything, in microseconds: the start of the statement by the server's clock.
+    ///
+    /// SQLite has no server: its clock is the machine's, with a resolution of a millisecond.
+    pub(crate) const fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "cast(unixepoch('subsec') * 1000 as integer) * 1000",
+            Self::Postgres => "(extract(epoch from statement_timestamp()) * 1000000)::bigint",
+            Self::Mysql => "timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))",
+        }
+    }
+
+    /// Whether placeholders are numbered (`$1`) or bare (`?`), and arrays can be bound as one value.
+    pub(crate) const fn binds_arrays(self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
+    /// Whether `INSERT`, `UPDATE` and `DELETE` can return the rows they changed, also as a part of a larger statement.
+    pub(crate) const fn chains_writes(self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
+    /// Whether `DELETE` returns what it deleted. MariaDB does, MySQL does not.
+    pub(crate) const fn returns_deleted(self) -> bool {
+        matches!(self, Self::Sqlite | Self::Postgres)
+    }
+
+    /// Whether one row can be locked while others are written. SQLite locks the whole file, with `BEGIN IMMEDIATE`.
+    pub(crate) const fn locks_rows(self) -> bool {
+        matches!(self, Self::Postgres | Self::Mysql)
+    }
+
+    /// Whether a listener hears of commits of other processes.
+    pub(crate) const fn notifies(self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
+    /// What follows an `INSERT` so that a taken unique key skips the row.
+    pub(crate) const fn on_unique_conflict_skip(self) -> &'static str {
+        match self {
+            Self::Sqlite => " ON CONFLICT DO NOTHING",
+            Self::Postgres => " ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING",
+            // `INSERT IGNORE` would hide other errors as well.
+            Self::Mysql => " ON DUPLICATE KEY UPDATE unique_key = orchestratum_live.unique_key",
+        }
+    }
+
+    /// What follows a `SELECT` that must see what is committed now, also in a caller's repeatable-read transaction.
+    pub(crate) const fn current_read(self) -> &'static str {
+        match self {
+            Self::Mysql => " LOCK IN SHARE MODE",
+            Self::Sqlite | Self::Postgres => "",
+        }
+    }
+
+    /// What follows the name of the live table in a claim.
+    pub(crate) const fn due_index_hint(self) -> &'static str {
+        match self {
+            // With few rows the optimizer prefers the primary key, and then locks every row that it walks past.
+            Self::Mysql => " FORCE INDEX (ix_orchestratum_live__due)",
+            Self::Sqlite | Self::Postgres => "",
+        }
+    }
+
+    /// Whether `GROUP BY` over the leading columns of an index reads one entry a group. MySQL and MariaDB do (a loose
+    /// index scan); elsewhere a recursive query jumps from group to group.
+    pub(crate) const fn skips_through_groups(self) -> bool {
+        matches!(self, Self::Mysql)
+    }
+
+    /// Begins a transaction that writes.
+    pub(crate) fn write_transaction(self) -> TransactionOptions {
+        TransactionOptions {
+            // A gap lock of MySQL's default level would make claims and appends wait for each other.
+            isolation_level: matches!(self, Self::Mysql).then_some(IsolationLevel::ReadCommitted),
+            access_mode: None,
+            // A deferred transaction that reads before it writes fails when another has written meanwhile, however
+            // long it is willing to wait.
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        }
+    }
+
+    /// The most values that one statement may bind.
+    pub(crate) const fn max_values(self) -> usize {
+        match self {
+            Self::Sqlite => 32_000,
+            Self::Postgres | Self::Mysql => 65_000,
+        }
+    }
+}
+
+/// Whether the transaction lost against another one and may be tried again at once: a deadlock, a serialization
+/// failure, a lock that was waited for too long, a certification conflict of Galera, a busy file.
+pub(crate) fn is_conflict(error: &DbErr) -> bool {
+    match code(error).as_deref() {
+        Some(code) => matches!(code, "40001" | "40P01" | "55P03" | "1213" | "1205" | "1020") || sqlite_busy(code),
+        None => false,
+    }
+}
+
+/// Whether the same statement may succeed later: a conflict, or a database that is away, full or starting.
+pub(crate) fn is_transient(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => return true,
+        _ => {}
+    }
+    if is_conflict(error) {
+        return true;
+    }
+    match (code(error), sqlx_error(error)) {
+        // PostgreSQL: connection, resources (disk full, too many connections), operator intervention, system.
+        (Some(code), _) if code.len() == 5 && ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+            true
+        }
+        // MySQL: too many connections, disk full, shutdown, read-only server, gone away, Galera not ready.
+        (Some(code), _)
+            if ["1040", "1021", "1053", "1290", "1836", "2006", "2013", "1047"].contains(&code.as_str()) =>
+        {
+            true
+        }
+        // SQLite: disk full, I/O error, cannot open, read-only.
+        (Some(code), _) if code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 8 | 10 | 13 | 14)) => true,
+        (Some(_), _) | (None, None) => false,
+        (None, Some(error)) => !matches!(
+            error,
+            sea_orm::sqlx::Error::RowNotFound
+                | sea_orm::sqlx::Error::ColumnDecode { .. }
+                | sea_orm::sqlx::Error::Decode(_)
+                | sea_orm::sqlx::Error::Encode(_)
+        ),
+    }
+}
+
+/// Primary codes 5 (busy) and 6 (locked), also inside of extended ones.
+fn sqlite_busy(code: &str) -> bool {
+    code.len() < 4 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+fn sqlx_error(error: &DbErr) -> Option<&sea_orm::sqlx::Error> {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))
+        | DbErr::Conn(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// The driver's code: SQLSTATE on PostgreSQL, the error number elsewhere.
+fn code(error: &DbErr) -> Option<String> {
+    let error = sqlx_error(error)?.as_database_error()?;
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sea_orm::sqlx::mysql::MySqlDatabaseError>() {
+        return Some(error.number().to_string());
+    }
+    error.code().map(|code| code.into_owned())
+}

@@ -1,0 +1,135 @@
+//! Connections, with the settings that each purpose needs.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use sea_orm::{DbErr, RuntimeErr};
+
+use crate::error::{Error, Result};
+use crate::store::backend::Backend;
+
+/// Why a connection pool is opened; each purpose has its own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Appends and questions of the application.
+    Application,
+    /// Claims, completions and housekeeping.
+    Engine(u32),
+    /// One connection that nothing else can exhaust or block.
+    Heartbeat,
+}
+
+/// Opens a pool on an address.
+pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Result<DatabaseConnection> {
+    if url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory")) {
+        return crate::config::invalid(
+            "database",
+            "an in-memory database exists once a connection, and the engine has its own connections: use a file, \
+             in tests a temporary one",
+        );
+    }
+    let mut options = ConnectOptions::new(url);
+    options.sqlx_logging(false);
+    settle(&mut options, purpose, poll_only);
+    Database::connect(options).await.map_err(Error::Unreachable)
+}
+
+/// Opens another pool to where `connection` leads.
+pub(crate) async fn connect_like(
+    connection: &DatabaseConnection,
+    purpose: Purpose,
+    poll_only: bool,
+) -> Result<DatabaseConnection> {
+    match Backend::of(connection)? {
+        #[cfg(feature = "sqlite")]
+        Backend::Sqlite => {
+            let options = sqlite(connection.get_sqlite_connection_pool().connect_options().as_ref().clone(), purpose);
+            let pool = sea_orm::sqlx::sqlite::SqlitePoolOptions::new()
+                .max_connections(connections(Backend::Sqlite, purpose))
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_with(options);
+            Ok(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.await.map_err(unreachable)?))
+        }
+        #[cfg(feature = "postgres")]
+        Backend::Postgres => {
+            let options =
+                postgres(connection.get_postgres_connection_pool().connect_options().as_ref().clone(), poll_only);
+            let pool = sea_orm::sqlx::postgres::PgPoolOptions::new()
+                .max_connections(connections(Backend::Postgres, purpose))
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_with(options);
+            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool.await.map_err(unreachable)?))
+        }
+        #[cfg(feature = "mysql")]
+        Backend::Mysql => {
+            let options = connection.get_mysql_connection_pool().connect_options().as_ref().clone();
+            let pool = sea_orm::sqlx::mysql::MySqlPoolOptions::new()
+                .max_connections(connections(Backend::Mysql, purpose))
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_with(options);
+            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool.await.map_err(unreachable)?))
+        }
+        #[allow(unreachable_patterns, reason = "which drivers exist is a matter of features")]
+        other => crate::config::invalid("connection", format!("the feature for {} is not enabled", other.name())),
+    }
+}
+
+/// Long enough for a reconnect, short enough that a loop notices and says so.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn connections(backend: Backend, purpose: Purpose) -> u32 {
+    match (purpose, backend) {
+        (Purpose::Heartbeat, _) => 1,
+        // SQLite has one writer: a second connection would only wait for the first.
+        (Purpose::Engine(_), Backend::Sqlite) => 1,
+        (Purpose::Engine(wanted), _) => wanted,
+        (Purpose::Application, Backend::Sqlite) => 4,
+        (Purpose::Application, _) => 10,
+    }
+}
+
+fn settle(options: &mut ConnectOptions, purpose: Purpose, poll_only: bool) {
+    let backend = match options.get_url() {
+        url if url.starts_with("sqlite:") => Backend::Sqlite,
+        url if url.starts_with("postgres") => Backend::Postgres,
+        _ => Backend::Mysql,
+    };
+    options.max_connections(connections(backend, purpose)).acquire_timeout(ACQUIRE_TIMEOUT);
+    #[cfg(feature = "sqlite")]
+    options.map_sqlx_sqlite_opts(move |options| sqlite(options, purpose));
+    #[cfg(feature = "postgres")]
+    options.map_sqlx_postgres_opts(move |options| postgres(options, poll_only));
+    #[cfg(not(feature = "postgres"))]
+    let _ = poll_only;
+}
+
+/// Write-ahead log, so that readers do not wait for the writer; and a full sync at each commit, because an append that
+/// has returned must survive loss of power.
+#[cfg(feature = "sqlite")]
+fn sqlite(
+    options: sea_orm::sqlx::sqlite::SqliteConnectOptions,
+    purpose: Purpose,
+) -> sea_orm::sqlx::sqlite::SqliteConnectOptions {
+    use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+    let patience = if purpose == Purpose::Heartbeat { 3 } else { 10 };
+    options
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(patience))
+        .optimize_on_close(false, None)
+}
+
+/// Behind a transaction pooler the next statement may run on another server connection, which has not prepared it.
+#[cfg(feature = "postgres")]
+fn postgres(
+    options: sea_orm::sqlx::postgres::PgConnectOptions,
+    poll_only: bool,
+) -> sea_orm::sqlx::postgres::PgConnectOptions {
+    if poll_only { options.statement_cache_capacity(0) } else { options }
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+fn unreachable(error: sea_orm::sqlx::Error) -> Error {
+    Error::Unreachable(DbErr::Conn(RuntimeErr::SqlxError(error.into())))
+}

@@ -1,0 +1,71 @@
+//! Announcements of other processes, where the database has them.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::store::Store;
+use crate::store::append::CHANNEL;
+use crate::store::claim::Lane;
+
+/// A connection that hears of appends.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    #[cfg(feature = "postgres")]
+    inner: sea_orm::sqlx::postgres::PgListener,
+}
+
+/// What is announced when a running command should be canceled.
+pub(crate) const CANCEL: &str = "cancel";
+
+impl Store {
+    /// Opens a connection that hears every announcement committed from now on.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn listen(&self) -> Result<Listener> {
+        let pool = self.connection.get_postgres_connection_pool();
+        let options = pool.connect_options().as_ref().clone();
+        let pool = sea_orm::sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let mut inner = sea_orm::sqlx::postgres::PgListener::connect_with(&pool).await.map_err(lost)?;
+        // A connection that was lost and opened again by itself would hide what was said in between.
+        inner.eager_reconnect(false);
+        inner.listen(CHANNEL).await.map_err(lost)?;
+        Ok(Listener { inner })
+    }
+
+    /// Nothing is ever announced.
+    #[cfg(not(feature = "postgres"))]
+    pub(crate) async fn listen(&self) -> Result<Listener> {
+        let _ = CHANNEL;
+        std::future::pending().await
+    }
+}
+
+impl Listener {
+    /// The next lane that has a command, and after what time it is due; `None`: a command should be canceled.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn next(&mut self) -> Result<Option<(Lane, Duration)>> {
+        loop {
+            let Some(notification) = self.inner.try_recv().await.map_err(lost)? else {
+                return Err(sea_orm::DbErr::Custom("the listening connection was lost".to_owned()).into());
+            };
+            if notification.payload() == CANCEL {
+                return Ok(None);
+            }
+            // Anything else on the channel is none of ours.
+            if let Ok((queue, key, priority, micros)) =
+                serde_json::from_str::<(String, String, i16, u64)>(notification.payload())
+            {
+                return Ok(Some((Lane { queue, key, priority }, Duration::from_micros(micros))));
+            }
+        }
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    pub(crate) async fn next(&mut self) -> Result<Option<(Lane, Duration)>> {
+        std::future::pending().await
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn lost(error: sea_orm::sqlx::Error) -> crate::error::Error {
+    crate::error::Error::Database(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into())))
+}

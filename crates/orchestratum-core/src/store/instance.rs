@@ -1,0 +1,160 @@
+//! Instances: extend, fence, and what an instance holds.
+//!
+//! A lease is valid while its instance is not *fenced*. The instance's row is where a heartbeat and a reclaim meet: a
+//! heartbeat extends `expires_at` if the row is not fenced, a reclaim fences the row if `expires_at` has passed, and
+//! the database lets one of the two come first. Fencing is final; the instance goes on under a new id. So one row is
+//! written per heartbeat, however many commands run, and a heartbeat waits for no lock on a command: not even for that
+//! of a handler's open `complete_in`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use uuid::Uuid;
+
+use crate::command::CommandId;
+use crate::error::Result;
+use crate::instance_id::InstanceId;
+use crate::store::claim::number;
+use crate::store::sql::Columns;
+use crate::store::{Store, execute_in, rows_in};
+
+/// A command that the database leases to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    pub(crate) id: CommandId,
+    pub(crate) attempt: u32,
+}
+
+/// How long a fenced instance is remembered. A claim that was under way when it was fenced can commit no later than
+/// this; whatever it took is then still found.
+const REMEMBER_FENCED: Duration = Duration::from_secs(300);
+
+impl Store {
+    pub(crate) async fn register(&self, instance: InstanceId, name: &str, lease: Duration) -> Result<()> {
+        let sql = self
+            .sql("INSERT INTO orchestratum_instances (id, name, started_at, expires_at) VALUES (")
+            .bind(instance.as_uuid())
+            .text(", ")
+            .bind(name)
+            .text(", ")
+            .now()
+            .text(", ")
+            .now()
+            .text(" + ")
+            .bind(micros(lease))
+            .text(")");
+        self.execute(sql).await?;
+        Ok(())
+    }
+
+    /// Extends every lease of the instance. `false`: it has been fenced, and whatever it holds belongs to others.
+    pub(crate) async fn extend(&self, instance: InstanceId, lease: Duration) -> Result<bool> {
+        let sql = self
+            .sql("UPDATE orchestratum_instances SET expires_at = ")
+            .now()
+            .text(" + ")
+            .bind(micros(lease))
+            .text(" WHERE fenced_at IS NULL AND id = ")
+            .bind(instance.as_uuid());
+        Ok(self.execute(sql).await? == 1)
+    }
+
+    /// Forgets an instance that has handed everything back.
+    pub(crate) async fn unregister(&self, instance: InstanceId) -> Result<()> {
+        let sql = self
+            .sql("DELETE FROM orchestratum_instances WHERE id = ")
+            .bind(instance.as_uuid())
+            .text(" AND NOT EXISTS (SELECT 1 FROM orchestratum_live WHERE instance = ")
+            .bind(instance.as_uuid())
+            .text(")");
+        self.execute(sql).await?;
+        Ok(())
+    }
+
+    /// Which of these commands a user has asked to cancel while they run.
+    pub(crate) async fn cancel_requests(&self, held: &[CommandId]) -> Result<Vec<CommandId>> {
+        let mut canceled = Vec::new();
+        for held in held.chunks(1_000) {
+            let ids: Vec<Uuid> = held.iter().map(|id| id.as_uuid()).collect();
+            let sql = self
+                .sql("SELECT id FROM orchestratum_live WHERE cancel_requested AND state = 'running' AND id")
+                .any(&ids);
+            for row in self.rows(sql).await? {
+                canceled.push(Columns::new(&row).take::<Uuid>()?.into());
+            }
+        }
+        Ok(canceled)
+    }
+
+    /// Everything that the database leases to the instance. Reads the whole live table: no index is kept for it,
+    /// because it is asked only after a claim whose answer was lost.
+    pub(crate) async fn held(&self, instance: InstanceId) -> Result<HashSet<Held>> {
+        let sql = self
+            .sql("SELECT id, attempt FROM orchestratum_live WHERE state = 'running' AND instance = ")
+            .bind(instance.as_uuid());
+        let rows = self.rows(sql).await?;
+        let held = rows.iter().map(|row| {
+            let mut columns = Columns::new(row);
+            Ok(Held { id: columns.take::<Uuid>()?.into(), attempt: number(columns.take()?) })
+        });
+        Ok(held.collect::<Result<_, DbErr>>()?)
+    }
+
+    /// Fences instances whose lease has expired and names all fenced ones.
+    pub(crate) async fn fence(&self) -> Result<Vec<InstanceId>> {
+        let sql = self
+            .sql("SELECT id, fenced_at FROM orchestratum_instances WHERE fenced_at IS NOT NULL OR expires_at <= ")
+            .now();
+        let mut fenced = Vec::new();
+        for row in self.rows(sql).await? {
+            let mut columns = Columns::new(&row);
+            let (id, fenced_at) = (columns.take::<Uuid>()?, columns.take::<Option<i64>>()?);
+            if fenced_at.is_some() || self.fence_one(id).await? {
+                fenced.push(id.into());
+            }
+        }
+        Ok(fenced)
+    }
+
+    /// By primary key, so that no heartbeat of another instance is waited for; `false` when its own came first.
+    async fn fence_one(&self, id: Uuid) -> Result<bool> {
+        let sql = self
+            .sql("UPDATE orchestratum_instances SET fenced_at = ")
+            .now()
+            .text(" WHERE id = ")
+            .bind(id)
+            .text(" AND fenced_at IS NULL AND expires_at <= ")
+            .now();
+        Ok(self.execute(sql).await? == 1)
+    }
+
+    /// Forgets a fenced instance once nothing can be leased to it any more.
+    pub(crate) async fn forget(&self, instance: InstanceId) -> Result<()> {
+        self.write(move |transaction| {
+            Box::pin(async move {
+                let transaction = &*transaction;
+                let sql = self
+                    .sql("SELECT 1 FROM orchestratum_live WHERE state = 'running' AND instance = ")
+                    .bind(instance.as_uuid())
+                    .text(" LIMIT 1");
+                if rows_in(transaction, sql).await?.is_empty() {
+                    let sql = self
+                        .sql("DELETE FROM orchestratum_instances WHERE id = ")
+                        .bind(instance.as_uuid())
+                        .text(" AND fenced_at < ")
+                        .now()
+                        .text(" - ")
+                        .bind(micros(REMEMBER_FENCED));
+                    execute_in(transaction, sql).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,75 @@
+//! Purge: ended commands leave the database, a few at a time.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::command::CommandId;
+use crate::error::Result;
+use crate::state::State;
+use crate::store::instance::micros;
+use crate::store::sql::Columns;
+use crate::store::{Store, execute_in, rows_in};
+
+/// What one step of a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Purged {
+    pub(crate) count: usize,
+    /// Where the next step starts; `None` when the table has been walked to its end.
+    pub(crate) next: Option<CommandId>,
+}
+
+impl Store {
+    /// Looks at up to `limit` ended commands in the order of their ids, from `after` on, and removes those in one of
+    /// `states` that ended longer than `age` ago, with their history.
+    ///
+    /// The walk is by primary key, so that no index on the time has to be written at each completion.
+    pub(crate) async fn purge(
+        &self,
+        states: &[State],
+        age: Duration,
+        after: Option<CommandId>,
+        limit: usize,
+    ) -> Result<Purged> {
+        self.write(move |transaction| {
+            Box::pin(async move {
+                let transaction = &*transaction;
+                let lock = if self.backend.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" };
+                let sql = self
+                    .sql("SELECT id, CASE WHEN finished_at < ")
+                    .now()
+                    .text(" - ")
+                    .bind(micros(age))
+                    .text(" AND state")
+                    .any_text(states.iter().map(|state| state.as_str()))
+                    .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
+                    .bind(after.map_or(Uuid::nil(), CommandId::as_uuid))
+                    .text(" ORDER BY id LIMIT ")
+                    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                    .text(lock);
+                let rows = rows_in(transaction, sql).await?;
+                let mut old = Vec::new();
+                let mut last = None;
+                for row in &rows {
+                    let mut columns = Columns::new(row);
+                    let (id, is_old): (Uuid, i32) = (columns.take()?, columns.take()?);
+                    last = Some(CommandId::from(id));
+                    if is_old == 1 {
+                        old.push(id);
+                    }
+                }
+                if !old.is_empty() {
+                    for condition in [
+                        "DELETE FROM orchestratum_attempts WHERE command_id",
+                        "DELETE FROM orchestratum_ended WHERE id",
+                        "DELETE FROM orchestratum_commands WHERE id",
+                    ] {
+                        execute_in(transaction, self.sql(condition).any(&old)).await?;
+                    }
+                }
+                Ok(Purged { count: old.len(), next: last.filter(|_| rows.len() == limit) })
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,407 @@
+//! Settle: an attempt has ended, and its command moves on.
+//!
+//! Complete, retry, snooze, reclaim, fail and cancel all come through here, each with its history line and its
+//! follow-ups in the same transaction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use sea_orm::{DatabaseTransaction, DbErr, Value};
+use uuid::Uuid;
+
+use crate::command::{CommandId, FollowUps, NewCommand};
+use crate::error::Result;
+use crate::instance_id::InstanceId;
+use crate::outcome::{AttemptKind, Budget, Ending, Outcome, decide};
+use crate::state::{Event, State, next};
+use crate::store::append::append_in;
+use crate::store::claim::number;
+use crate::store::instance::micros;
+use crate::store::sql::{Columns, Expression, Kind, Sql, Table};
+use crate::store::{Store, execute_in, rows_in};
+
+/// The right to end one attempt of one command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Lease {
+    pub(crate) id: CommandId,
+    pub(crate) attempt: u32,
+    pub(crate) instance: InstanceId,
+}
+
+/// How an attempt ended, with what the decision and the follow-ups need.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) lease: Lease,
+    pub(crate) ending: Ending,
+    pub(crate) retry_count: u32,
+    pub(crate) max_losses: u32,
+    /// The wait before a retry, in case there is one.
+    pub(crate) retry_delay: Duration,
+    /// The follow-ups stored with the command, as JSON text.
+    pub(crate) follow_ups: Option<String>,
+    /// Follow-ups computed from the output.
+    pub(crate) on_success: Vec<NewCommand>,
+    pub(crate) duration: Option<Duration>,
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The command is in this state now.
+    Now(State),
+    /// The lease was gone; nothing was changed.
+    LeaseLost,
+}
+
+const ENDED: Table = Table {
+    name: "orchestratum_ended",
+    inputs: &[
+        ("id", Kind::Id),
+        ("state", Kind::Text),
+        ("attempt", Kind::Int),
+        ("instance", Kind::NullableId),
+        ("duration_ms", Kind::NullableNumber),
+        ("output", Kind::NullableText),
+        ("error", Kind::NullableText),
+    ],
+    columns: &[
+        ("id", Expression::Input(0)),
+        ("state", Expression::Input(1)),
+        ("attempt", Expression::Input(2)),
+        ("instance", Expression::Input(3)),
+        ("finished_at", Expression::Now),
+        ("duration_ms", Expression::Input(4)),
+        ("output", Expression::Input(5)),
+        ("error", Expression::Input(6)),
+    ],
+};
+
+const ATTEMPTS: Table = Table {
+    name: "orchestratum_attempts",
+    inputs: &[
+        ("command_id", Kind::Id),
+        ("attempt", Kind::Int),
+        ("kind", Kind::Text),
+        ("error", Kind::Text),
+        ("instance", Kind::NullableId),
+    ],
+    columns: &[
+        ("command_id", Expression::Input(0)),
+        ("attempt", Expression::Input(1)),
+        ("kind", Expression::Input(2)),
+        ("error", Expression::Input(3)),
+        ("instance", Expression::Input(4)),
+        ("ended_at", Expression::Now),
+    ],
+};
+
+/// A row of `orchestratum_ended` to be.
+pub(super) struct Ended<'a> {
+    pub(super) id: CommandId,
+    pub(super) state: State,
+    pub(super) attempt: u32,
+    pub(super) instance: Option<InstanceId>,
+    pub(super) duration: Option<Duration>,
+    pub(super) output: Option<&'a str>,
+    pub(super) error: Option<&'a str>,
+}
+
+impl Store {
+    /// Settles all reports in one transaction, each on its own merits. Durable when it returns; the answers are in the
+    /// order of the reports. Repeating a call whose answer was lost is safe: what was settled answers
+    /// [`Settled::LeaseLost`], for its lease is gone.
+    pub(crate) async fn settle(&self, reports: &[Report]) -> Result<Vec<Settled>> {
+        self.write(move |transaction| Box::pin(async move { self.settle_in(&transaction, reports).await })).await
+    }
+
+    async fn settle_in(&self, transaction: &DatabaseTransaction, reports: &[Report]) -> Result<Vec<Settled>> {
+        let mut settled = vec![Settled::LeaseLost; reports.len()];
+        let (done, others): (Vec<usize>, Vec<usize>) =
+            (0..reports.len()).partition(|index| matches!(reports[*index].ending, Ending::Completed(_)));
+        self.complete_many(transaction, reports, &done, &mut settled).await?;
+        for index in others {
+            settled[index] = self.settle_one(transaction, &reports[index]).await?;
+        }
+        let mut follow_ups = Vec::new();
+        for (report, settled) in std::iter::zip(reports, &settled) {
+            if let Settled::Now(state) = settled {
+                follow_ups.extend(report.follow_ups_of(*state)?);
+            }
+        }
+        if !follow_ups.is_empty() {
+            append_in(transaction, self.backend, &follow_ups, !self.poll_only).await?;
+        }
+        Ok(settled)
+    }
+
+    /// Many successes in a handful of statements. No decision is needed: a success counts even when a cancel was asked
+    /// for, so nothing has to be read before the rows are taken.
+    async fn complete_many(
+        &self,
+        transaction: &DatabaseTransaction,
+        reports: &[Report],
+        done: &[usize],
+        settled: &mut [Settled],
+    ) -> Result<()> {
+        // One statement an instance and attempt number, nearly always one: with both as plain values the guard stays a
+        // look-up by primary key. Joined as arrays it made the planner compare every row with every token.
+        let mut groups: BTreeMap<(InstanceId, u32), Vec<usize>> = BTreeMap::new();
+        for index in done {
+            let lease = reports[*index].lease;
+            groups.entry((lease.instance, lease.attempt)).or_default().push(*index);
+        }
+        for ((instance, attempt), indexes) in groups {
+            let by_id: HashMap<Uuid, usize> =
+                indexes.iter().map(|index| (reports[*index].lease.id.as_uuid(), *index)).collect();
+            let mut ids: Vec<Uuid> = by_id.keys().copied().collect();
+            ids.sort_unstable();
+            let taken = self.take_leased(transaction, instance, attempt, &ids).await?;
+            let rows: Vec<Ended<'_>> = taken
+                .iter()
+                .filter_map(|id| by_id.get(id))
+                .map(|index| {
+                    settled[*index] = Settled::Now(State::Completed);
+                    let report = &reports[*index];
+                    let Ending::Completed(output) = &report.ending else { unreachable!("chosen by this ending") };
+                    Ended {
+                        id: report.lease.id,
+                        state: State::Completed,
+                        attempt,
+                        instance: Some(instance),
+                        duration: report.duration,
+                        output: output.as_deref(),
+                        error: None,
+                    }
+                })
+                .collect();
+            insert_ended(transaction, self, &rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the live rows whose lease is this one and names them: *the guard* for many.
+    async fn take_leased(
+        &self,
+        transaction: &DatabaseTransaction,
+        instance: InstanceId,
+        attempt: u32,
+        ids: &[Uuid],
+    ) -> Result<Vec<Uuid>> {
+        let guard = |sql: Sql| {
+            sql.any(ids)
+                .text(" AND state = 'running' AND instance = ")
+                .bind(instance.as_uuid())
+                .text(" AND attempt = ")
+                .bind(stored(attempt))
+        };
+        let read = |rows: Vec<sea_orm::QueryResult>| {
+            rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>()
+        };
+        if self.backend.returns_deleted() {
+            let sql = guard(self.sql("DELETE FROM orchestratum_live WHERE id")).text(" RETURNING id");
+            return Ok(read(rows_in(transaction, sql).await?)?);
+        }
+        let sql = guard(self.sql("SELECT id FROM orchestratum_live WHERE id")).text(" FOR UPDATE");
+        let taken = read(rows_in(transaction, sql).await?)?;
+        if !taken.is_empty() {
+            execute_in(transaction, self.sql("DELETE FROM orchestratum_live WHERE id").any(&taken)).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Locks one leased row, decides, and applies the decision.
+    async fn settle_one(&self, transaction: &DatabaseTransaction, report: &Report) -> Result<Settled> {
+        let lease = report.lease;
+        let lock = if self.backend.locks_rows() { " FOR UPDATE" } else { "" };
+        let sql = self
+            .sql("SELECT failures, losses, cancel_requested FROM orchestratum_live WHERE id = ")
+            .bind(lease.id.as_uuid())
+            .text(" AND state = 'running' AND instance = ")
+            .bind(lease.instance.as_uuid())
+            .text(" AND attempt = ")
+            .bind(stored(lease.attempt))
+            .text(lock);
+        let rows = rows_in(transaction, sql).await?;
+        let Some(row) = rows.first() else {
+            return Ok(Settled::LeaseLost);
+        };
+        let mut columns = Columns::new(row);
+        let budget = Budget {
+            failures: number(columns.take()?),
+            losses: number(columns.take()?),
+            cancel_requested: columns.take()?,
+            retry_count: report.retry_count,
+            max_losses: report.max_losses,
+        };
+        let outcome = decide(report.ending.clone(), &budget, |_| report.retry_delay);
+        let state = next(State::Running, outcome.event).map_err(|error| DbErr::Custom(error.to_string()))?;
+        self.apply(transaction, report, &outcome, state).await?;
+        Ok(Settled::Now(state))
+    }
+
+    async fn apply(
+        &self,
+        transaction: &DatabaseTransaction,
+        report: &Report,
+        outcome: &Outcome,
+        state: State,
+    ) -> Result<()> {
+        let lease = report.lease;
+        if let Some((kind, error)) = &outcome.record {
+            insert_attempt(transaction, self, lease, *kind, error).await?;
+        }
+        if state.has_ended() {
+            let sql = self.sql("DELETE FROM orchestratum_live WHERE id = ").bind(lease.id.as_uuid());
+            execute_in(transaction, sql).await?;
+            let error = outcome.record.as_ref().map(|(_, error)| error.as_str());
+            let ended = Ended {
+                id: lease.id,
+                state,
+                attempt: lease.attempt,
+                instance: Some(lease.instance),
+                duration: report.duration,
+                output: outcome.output.as_deref(),
+                error,
+            };
+            return insert_ended(transaction, self, &[ended]).await;
+        }
+        let sql = self
+            .sql("UPDATE orchestratum_live SET state = 'pending', instance = NULL, failures = ")
+            .bind(stored(outcome.failures))
+            .text(", losses = ")
+            .bind(stored(outcome.losses));
+        // Without a wait the command keeps its place in the lane.
+        let sql = if outcome.delay.is_zero() && outcome.event != Event::Retry {
+            sql
+        } else {
+            sql.text(", run_at = ").now().text(" + ").bind(micros(outcome.delay))
+        };
+        execute_in(transaction, sql.text(" WHERE id = ").bind(lease.id.as_uuid())).await?;
+        Ok(())
+    }
+
+    /// Commands of a fenced instance become pending again, or failed when they have lost too many leases, or canceled
+    /// when that was asked for. Returns how many; rows that a `complete_in` has locked are left for the next time.
+    pub(crate) async fn reclaim(&self, fenced: InstanceId, max_losses: u32, limit: usize) -> Result<usize> {
+        self.write(move |transaction| {
+            Box::pin(async move {
+                let transaction = &*transaction;
+                let lock = if self.backend.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" };
+                let sql = self
+                    .sql("SELECT id, attempt FROM orchestratum_live WHERE state = 'running' AND instance = ")
+                    .bind(fenced.as_uuid())
+                    .text(" LIMIT ")
+                    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                    .text(lock);
+                let mut leases = HashMap::new();
+                for row in rows_in(transaction, sql).await? {
+                    let mut columns = Columns::new(&row);
+                    leases.insert(columns.take::<Uuid>()?, number(columns.take()?));
+                }
+                let mut ids: Vec<Uuid> = leases.keys().copied().collect();
+                ids.sort_unstable();
+                let mut reports = Vec::with_capacity(ids.len());
+                for ids in ids.chunks(1_000) {
+                    let sql =
+                        self.sql("SELECT id, retry_count, follow_ups FROM orchestratum_commands WHERE id").any(ids);
+                    for row in rows_in(transaction, sql).await? {
+                        let mut columns = Columns::new(&row);
+                        let id: Uuid = columns.take()?;
+                        reports.push(Report {
+                            lease: Lease { id: id.into(), attempt: leases[&id], instance: fenced },
+                            ending: Ending::LostLease,
+                            retry_count: number(columns.take()?),
+                            max_losses,
+                            retry_delay: Duration::ZERO,
+                            follow_ups: columns.take()?,
+                            on_success: Vec::new(),
+                            duration: None,
+                        });
+                    }
+                }
+                self.settle_in(transaction, &reports).await?;
+                Ok(reports.len())
+            })
+        })
+        .await
+    }
+
+    /// Completes within the handler's own transaction: the completion commits with whatever else it writes.
+    ///
+    /// Removes, and thereby locks, the live row: the row that a reclaim would have to write and that no heartbeat
+    /// touches. Until the commit, others see the command running.
+    pub(crate) async fn complete_in(&self, transaction: &DatabaseTransaction, report: &Report) -> Result<Settled> {
+        let settled = self.settle_in(transaction, std::slice::from_ref(report)).await?;
+        Ok(settled[0])
+    }
+}
+
+impl Report {
+    fn follow_ups_of(&self, state: State) -> Result<Vec<NewCommand>> {
+        let mut follow_ups = follow_ups_of(self.follow_ups.as_deref(), state)?;
+        if state == State::Completed {
+            follow_ups.extend(self.on_success.iter().cloned());
+        }
+        Ok(follow_ups)
+    }
+}
+
+/// The stored follow-ups that belong to the state which a command has reached.
+pub(super) fn follow_ups_of(stored: Option<&str>, state: State) -> Result<Vec<NewCommand>> {
+    let Some(stored) = stored.filter(|_| state.has_ended()) else {
+        return Ok(Vec::new());
+    };
+    let follow_ups: FollowUps =
+        serde_json::from_str(stored).map_err(|error| DbErr::Type(format!("follow-ups cannot be read: {error}")))?;
+    Ok(match state {
+        State::Completed => follow_ups.success,
+        State::Failed => follow_ups.failure,
+        State::Canceled => follow_ups.cancel,
+        State::Pending | State::Blocked | State::Running => Vec::new(),
+    })
+}
+
+pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Store, rows: &[Ended<'_>]) -> Result<()> {
+    let rows: Vec<Vec<Value>> = rows
+        .iter()
+        .map(|row| {
+            let duration = row.duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+            vec![
+                row.id.as_uuid().into(),
+                row.state.as_str().into(),
+                stored(row.attempt).into(),
+                row.instance.map(InstanceId::as_uuid).into(),
+                duration.into(),
+                row.output.map(str::to_owned).into(),
+                row.error.map(str::to_owned).into(),
+            ]
+        })
+        .collect();
+    for rows in rows.chunks(2_000) {
+        execute_in(transaction, store.sql("").insert(&ENDED, rows.to_vec())).await?;
+    }
+    Ok(())
+}
+
+async fn insert_attempt(
+    transaction: &DatabaseTransaction,
+    store: &Store,
+    lease: Lease,
+    kind: AttemptKind,
+    error: &str,
+) -> Result<()> {
+    let row = vec![
+        lease.id.as_uuid().into(),
+        stored(lease.attempt).into(),
+        kind.as_str().into(),
+        error.into(),
+        Some(lease.instance.as_uuid()).into(),
+    ];
+    execute_in(transaction, store.sql("").insert(&ATTEMPTS, vec![row])).await?;
+    Ok(())
+}
+
+/// Counters as the database holds them.
+pub(super) fn stored(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

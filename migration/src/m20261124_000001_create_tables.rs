@@ -1,0 +1,176 @@
+//! The first schema: a command is a fact, *live* while something may still happen to it, then *ended*.
+//!
+//! `orchestratum_commands` holds what was asked and is never written again. A command that has not ended has one
+//! narrow row in `orchestratum_live`, which the claim changes in place; a command that has ended has one in
+//! `orchestratum_ended` instead. The wide row is therefore written once, not once a transition.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::DbBackend;
+
+use crate::dialect::{render, shown_time};
+
+/// The version that `orchestratum_schema` holds once this migration has run.
+pub(crate) const VERSION: i32 = 1;
+
+pub(crate) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m20261124_000001_orchestratum_create_tables"
+    }
+}
+
+#[allow(elided_lifetimes_in_paths, reason = "the trait is declared with the lifetime elided")]
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::execute_all(manager, &up(manager.get_database_backend())).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::execute_all(manager, &down()).await
+    }
+}
+
+/// Each statement can be run again after a kill in the middle: MariaDB commits every one of them by itself.
+pub(crate) fn up(backend: DbBackend) -> Vec<String> {
+    let mut statements: Vec<_> = TABLES.iter().map(|template| table(template, backend)).collect();
+    statements.extend(indexes(backend));
+    statements.push("DROP VIEW IF EXISTS orchestratum_overview".to_owned());
+    statements.push(overview(backend));
+    statements.push("DELETE FROM orchestratum_schema".to_owned());
+    statements.push(format!("INSERT INTO orchestratum_schema (version) VALUES ({VERSION})"));
+    statements
+}
+
+pub(crate) fn down() -> Vec<String> {
+    let mut statements = vec!["DROP VIEW IF EXISTS orchestratum_overview".to_owned()];
+    for table in ["schema", "queues", "attempts", "ended", "live", "commands", "instances"] {
+        statements.push(format!("DROP TABLE IF EXISTS orchestratum_{table}"));
+    }
+    statements
+}
+
+const TABLES: [&str; 7] = [
+    "CREATE TABLE IF NOT EXISTS orchestratum_schema (
+    version integer NOT NULL PRIMARY KEY
+){options}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_commands (
+    id {uuid} NOT NULL PRIMARY KEY,
+    queue {name} NOT NULL,
+    command_key {name} NOT NULL,
+    priority smallint NOT NULL,
+    payload {text} NOT NULL,
+    timeout_ms bigint NOT NULL,
+    retry_count integer NOT NULL,
+    retry_policy {text},
+    follow_ups {text},
+    unique_key {name},
+    created_at bigint NOT NULL
+){options}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_live (
+    id {uuid} NOT NULL PRIMARY KEY,
+    state {name} NOT NULL,
+    queue {name} NOT NULL,
+    command_key {name} NOT NULL,
+    priority smallint NOT NULL,
+    run_at bigint NOT NULL,
+    attempt integer NOT NULL,
+    failures integer NOT NULL,
+    losses integer NOT NULL,
+    instance {uuid},
+    cancel_requested boolean NOT NULL,
+    unique_key {name}{live_indexes}
+){hot}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_ended (
+    id {uuid} NOT NULL PRIMARY KEY,
+    state {name} NOT NULL,
+    attempt integer NOT NULL,
+    instance {uuid},
+    finished_at bigint NOT NULL,
+    duration_ms bigint,
+    output {text},
+    error {text}{ended_indexes}
+){options}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_attempts (
+    command_id {uuid} NOT NULL,
+    attempt integer NOT NULL,
+    kind {name} NOT NULL,
+    error {text} NOT NULL,
+    instance {uuid},
+    ended_at bigint NOT NULL,
+    PRIMARY KEY (command_id, attempt)
+){options}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_instances (
+    id {uuid} NOT NULL PRIMARY KEY,
+    name {name} NOT NULL,
+    started_at bigint NOT NULL,
+    expires_at bigint NOT NULL,
+    fenced_at bigint
+){options}",
+    "CREATE TABLE IF NOT EXISTS orchestratum_queues (
+    name {name} NOT NULL PRIMARY KEY,
+    paused_at bigint NOT NULL
+){options}",
+];
+
+/// Index columns, the query each serves, and whether only rows that the query can want are held.
+fn indexes(backend: DbBackend) -> Vec<String> {
+    if backend == DbBackend::MySql {
+        return Vec::new(); // inside of the tables, see `mysql_indexes`
+    }
+    vec![
+        // claim: what is due in one lane, oldest first. Not partial: a column in an index predicate would make every
+        // claim write its index entries anew.
+        format!("CREATE INDEX IF NOT EXISTS {DUE} ON orchestratum_live (queue, command_key, priority, run_at)"),
+        // append: one live command per unique key.
+        format!(
+            "CREATE UNIQUE INDEX IF NOT EXISTS {UNIQUE} ON orchestratum_live (unique_key) WHERE unique_key IS NOT NULL"
+        ),
+        // list: what needs an operator. Completed commands, nearly all of them, stay out and cost nothing here.
+        format!("CREATE INDEX IF NOT EXISTS {ENDED} ON orchestratum_ended (state, id) WHERE state <> 'completed'"),
+    ]
+}
+
+const DUE: &str = "ix_orchestratum_live__due";
+const UNIQUE: &str = "ux_orchestratum_live__unique_key";
+const ENDED: &str = "ix_orchestratum_ended__state";
+
+/// MySQL has no partial indexes, and its `CREATE INDEX` no `IF NOT EXISTS`.
+fn mysql_indexes(table: &str) -> String {
+    let indexes = match table {
+        "{live_indexes}" => vec![
+            format!("KEY {DUE} (queue, command_key, priority, run_at)"),
+            format!("UNIQUE KEY {UNIQUE} (unique_key)"),
+        ],
+        _ => vec![format!("KEY {ENDED} (state, id)")],
+    };
+    indexes.iter().map(|index| format!(",\n    {index}")).collect()
+}
+
+fn table(template: &str, backend: DbBackend) -> String {
+    let mut sql = render(template, backend);
+    for place in ["{live_indexes}", "{ended_indexes}"] {
+        let indexes = if backend == DbBackend::MySql { mysql_indexes(place) } else { String::new() };
+        sql = sql.replace(place, &indexes);
+    }
+    sql
+}
+
+/// One row a command, with its state and readable times: for people, dashboards and reports.
+fn overview(backend: DbBackend) -> String {
+    format!(
+        "CREATE VIEW orchestratum_overview AS
+SELECT c.id, c.queue, c.command_key, COALESCE(l.state, e.state) AS state, c.priority,
+    COALESCE(l.attempt, e.attempt) AS attempt, c.retry_count, c.timeout_ms, c.unique_key, c.payload,
+    l.run_at, l.failures, l.losses, l.cancel_requested, COALESCE(l.instance, e.instance) AS instance,
+    c.created_at, e.finished_at, e.duration_ms, e.output, e.error,
+    {} AS created_time, {} AS run_time, {} AS finished_time
+FROM orchestratum_commands c
+LEFT JOIN orchestratum_live l ON l.id = c.id
+LEFT JOIN orchestratum_ended e ON e.id = c.id",
+        shown_time("c.created_at", backend),
+        shown_time("l.run_at", backend),
+        shown_time("e.finished_at", backend),
+    )
+}
