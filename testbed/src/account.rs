@@ -20,13 +20,11 @@ impl Account {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let users = fs::read_to_string("/etc/passwd")
-            .context("cannot read /etc/passwd to find a user for the server")?;
-        let account = names
-            .iter()
-            .chain(&["nobody"])
-            .find_map(|name| find(&users, name))
-            .with_context(|| format!("running as root, and none of the users {names:?} or `nobody` exists to run a server"))?;
+        let users =
+            fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd to find a user for the server")?;
+        let account = names.iter().chain(&["nobody"]).find_map(|name| find(&users, name)).with_context(|| {
+            format!("running as root, and none of the users {names:?} or `nobody` exists to run a server")
+        })?;
         Ok(Some(account))
     }
 
@@ -43,10 +41,8 @@ impl Account {
 }
 
 fn find(users: &str, name: &str) -> Option<Account> {
-    let mut fields = users
-        .lines()
-        .map(|line| line.split(':'))
-        .find_map(|mut fields| (fields.next()? == name).then_some(fields))?;
+    let mut fields =
+        users.lines().map(|line| line.split(':')).find_map(|mut fields| (fields.next()? == name).then_some(fields))?;
     let _password = fields.next()?;
     let uid = fields.next()?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
@@ -60,10 +56,7 @@ mod tests {
     #[test]
     fn finds_a_user_by_its_whole_name_and_never_root() {
         let users = "root:x:0:0::/root:/bin/sh\npostgresql:x:5:6::/:\npostgres:x:101:104:,,,:/var/lib:/bin/bash\n";
-        assert_eq!(
-            find(users, "postgres"),
-            Some(Account { uid: 101, gid: 104 })
-        );
+        assert_eq!(find(users, "postgres"), Some(Account { uid: 101, gid: 104 }));
         assert_eq!(find(users, "root"), None);
         assert_eq!(find(users, "mysql"), None);
     }

@@ -43,27 +43,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn start_new(
-        docker: PathBuf,
-        image: Image,
-        arguments: Vec<String>,
-        port: Port,
-    ) -> Result<Self> {
+    pub(crate) fn start_new(docker: PathBuf, image: Image, arguments: Vec<String>, port: Port) -> Result<Self> {
         let name = format!("orchestratum-{}-{}", std::process::id(), port.number());
         let mut create = Command::new(&docker);
-        create.args([
-            "create",
-            "--name",
-            &name,
-            "--publish",
-            &format!("127.0.0.1:{}:{}", port.number(), image.port),
-        ]);
-        create.args(
-            image
-                .environment
-                .iter()
-                .flat_map(|variable| ["--env", variable]),
-        );
+        create.args(["create", "--name", &name, "--publish", &format!("127.0.0.1:{}:{}", port.number(), image.port)]);
+        create.args(image.environment.iter().flat_map(|variable| ["--env", variable]));
         output(create.arg(image.reference).args(arguments))?;
         let watchdog = Command::new("/bin/sh")
             .args(["-c", WATCHDOG, "watchdog"])
@@ -74,13 +58,7 @@ impl Container {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start the watchdog")?;
-        let mut container = Self {
-            docker,
-            image,
-            name,
-            watchdog,
-            port,
-        };
+        let mut container = Self { docker, image, name, watchdog, port };
         container.start()?;
         Ok(container)
     }
@@ -104,10 +82,7 @@ impl Container {
     }
 
     pub(crate) fn is_running(&mut self) -> Result<bool> {
-        Ok(self
-            .docker(&["inspect", "--format", "{{.State.Running}}", &self.name])?
-            .trim()
-            == "true")
+        Ok(self.docker(&["inspect", "--format", "{{.State.Running}}", &self.name])?.trim() == "true")
     }
 
     pub(crate) fn start(&mut self) -> Result<()> {

@@ -16,8 +16,8 @@ use crate::process::{Farewell, Guarded, held_back};
 /// Preparing a data folder takes a few seconds; on a machine busy with a build, a minute was seen.
 const PREPARATION_LIMIT: Duration = Duration::from_secs(300);
 
-/// How much of the log an error quotes.
-const LOG_TAIL_LINES: usize = 30;
+/// How much of the log an error quotes: `mariadb-install-db` says thirty lines of advice after the cause.
+const LOG_TAIL_LINES: usize = 60;
 
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -56,6 +56,8 @@ impl Folder {
         command
             .current_dir(self.path())
             .env("HOME", self.path())
+            // Ours may be closed to the server's user.
+            .env("TMPDIR", self.path())
             .env("LC_ALL", "C");
         command.stdout(log.try_clone()?).stderr(log);
         if let Some(account) = self.account {
@@ -66,11 +68,7 @@ impl Folder {
 
     /// Starts `command`; should its owner die, it gets `signal` and this folder goes.
     pub(crate) fn start(&self, command: Command, signal: Signal) -> Result<Guarded> {
-        let farewell = Farewell {
-            signal,
-            whole_group: false,
-            remove: Some(self.path().to_owned()),
-        };
+        let farewell = Farewell { signal, whole_group: false, remove: Some(self.path().to_owned()) };
         let mut as_owner = |watchdog: &mut Command| {
             if let Some(account) = self.account {
                 account.assume(watchdog);
@@ -90,16 +88,8 @@ impl Folder {
         let mut running = self.start(command, Signal::KILL)?;
         match running.wait(PREPARATION_LIMIT)? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!(
-                "{} failed ({status}):\n{}",
-                program.display(),
-                self.log_tail()
-            ),
-            None => bail!(
-                "{} did not end within {PREPARATION_LIMIT:?}:\n{}",
-                program.display(),
-                self.log_tail()
-            ),
+            Some(status) => bail!("{} failed ({status}):\n{}", program.display(), self.log_tail()),
+            None => bail!("{} did not end within {PREPARATION_LIMIT:?}:\n{}", program.display(), self.log_tail()),
         }
     }
 
@@ -124,12 +114,7 @@ impl Folder {
 /// Where temporary folders go: a `TMPDIR` inside root's home cannot be entered by the user that runs the server.
 fn base(for_another_user: bool) -> PathBuf {
     let usual = std::env::temp_dir();
-    let enterable = |folder: &Path| {
-        fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
-    };
-    if for_another_user && !usual.ancestors().all(enterable) {
-        PathBuf::from("/tmp")
-    } else {
-        usual
-    }
+    let enterable =
+        |folder: &Path| fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+    if for_another_user && !usual.ancestors().all(enterable) { PathBuf::from("/tmp") } else { usual }
 }

@@ -91,9 +91,7 @@ pub fn required(kind: Kind) -> bool {
 /// Where this machine would take servers of this kind from, if it has them.
 #[must_use]
 pub fn locate(kind: Kind) -> Option<Source> {
-    find(kind)
-        .map(Source::Installed)
-        .or_else(|| docker().map(Source::Docker))
+    find(kind).map(Source::Installed).or_else(|| docker().map(Source::Docker))
 }
 
 /// Makes servers of this kind available: installed programs, else installs them with apt, else containers.
@@ -108,17 +106,10 @@ pub fn ensure(kind: Kind) -> Result<Source> {
     if in_path("apt-get").is_some()
         && let Some(mut root) = root_shell()
     {
-        let status = root
-            .args([INSTALL, "install", kind.package()])
-            .stdin(Stdio::null())
-            .status();
-        let status =
-            status.with_context(|| format!("cannot run apt-get to install {}", kind.package()))?;
+        let status = root.args([INSTALL, "install", kind.package()]).stdin(Stdio::null()).status();
+        let status = status.with_context(|| format!("cannot run apt-get to install {}", kind.package()))?;
         if !status.success() {
-            bail!(
-                "`apt-get install {}` failed ({status}); its output is above",
-                kind.package()
-            );
+            bail!("`apt-get install {}` failed ({status}); its output is above", kind.package());
         }
     }
     locate_or_explain(kind)
@@ -127,9 +118,7 @@ pub fn ensure(kind: Kind) -> Result<Source> {
 pub(crate) fn locate_or_explain(kind: Kind) -> Result<Source> {
     let minimum = match kind {
         Kind::Postgres => "PostgreSQL 15 or newer (programs `postgres`, `initdb`, `psql`)",
-        Kind::MariaDb => {
-            "MariaDB 10.6 or newer (programs `mariadbd`, `mariadb-install-db`, `mariadb`)"
-        }
+        Kind::MariaDb => "MariaDB 10.6 or newer (programs `mariadbd`, `mariadb-install-db`, `mariadb`)",
     };
     locate(kind).with_context(|| {
         format!(
@@ -143,21 +132,11 @@ pub(crate) fn locate_or_explain(kind: Kind) -> Result<Source> {
 /// Runs a command to its end and returns what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = PathBuf::from(command.get_program());
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", program.display()))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", program.display()))?;
     if !output.status.success() {
-        bail!(
-            "{} failed ({}): {}",
-            program.display(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{} failed ({}): {}", program.display(), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .trim_end()
-        .to_owned())
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
 fn find(kind: Kind) -> Option<Programs> {
@@ -173,44 +152,21 @@ fn find(kind: Kind) -> Option<Programs> {
 
 /// Distributions keep the server's programs out of PATH, several versions beside each other.
 fn find_postgres() -> Option<Programs> {
-    let in_path = in_path("postgres")
-        .and_then(|program| Some(program.canonicalize().ok()?.parent()?.to_owned()));
-    let configured = || {
-        output(Command::new("pg_config").arg("--bindir"))
-            .ok()
-            .map(PathBuf::from)
-    };
+    let in_path = in_path("postgres").and_then(|program| Some(program.canonicalize().ok()?.parent()?.to_owned()));
+    let configured = || output(Command::new("pg_config").arg("--bindir")).ok().map(PathBuf::from);
     let versioned = || newest(Path::new("/usr/lib/postgresql"));
-    let complete =
-        |folder: &PathBuf| folder.join("postgres").is_file() && folder.join("initdb").is_file();
-    let candidates = in_path
-        .into_iter()
-        .chain(std::iter::once_with(configured).flatten());
-    let folder = candidates
-        .chain(std::iter::once_with(versioned).flatten())
-        .find(complete)?;
+    let complete = |folder: &PathBuf| folder.join("postgres").is_file() && folder.join("initdb").is_file();
+    let candidates = in_path.into_iter().chain(std::iter::once_with(configured).flatten());
+    let folder = candidates.chain(std::iter::once_with(versioned).flatten()).find(complete)?;
     let client = folder.join("psql");
-    let client = if client.is_file() {
-        client
-    } else {
-        self::in_path("psql")?
-    };
-    Some(Programs {
-        server: folder.join("postgres"),
-        prepare: folder.join("initdb"),
-        client,
-    })
+    let client = if client.is_file() { client } else { self::in_path("psql")? };
+    Some(Programs { server: folder.join("postgres"), prepare: folder.join("initdb"), client })
 }
 
 /// `bin` of the subfolder with the largest number as its name.
 fn newest(folder: &Path) -> Option<PathBuf> {
-    let versions = folder
-        .read_dir()
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    versions
-        .max()
-        .map(|version| folder.join(version.to_string()).join("bin"))
+    let versions = folder.read_dir().ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    versions.max().map(|version| folder.join(version.to_string()).join("bin"))
 }
 
 /// Looks into PATH and into the folders of administrators, which are not in everybody's PATH.

@@ -55,12 +55,7 @@ pub(crate) struct Local {
 
 impl Local {
     pub(crate) fn start_new(recipe: Recipe, folder: Folder, port: Port) -> Result<Self> {
-        let mut server = Self {
-            running: None,
-            recipe,
-            folder,
-            port,
-        };
+        let mut server = Self { running: None, recipe, folder, port };
         server.start()?;
         Ok(server)
     }
@@ -90,24 +85,14 @@ impl Local {
         }
         let mut command = self.folder.command(&self.recipe.program)?;
         command.args(&self.recipe.arguments);
-        let running = self
-            .running
-            .insert(self.folder.start(command, self.recipe.stop_immediate)?);
+        let running = self.running.insert(self.folder.start(command, self.recipe.stop_immediate)?);
         let deadline = Instant::now() + START_LIMIT;
         while !(self.recipe.is_ready)(running.pid()) {
             if let Some(status) = running.ended()? {
-                bail!(
-                    "{} ended while starting ({status}):\n{}",
-                    self.name(),
-                    self.folder.log_tail()
-                );
+                bail!("{} ended while starting ({status}):\n{}", self.name(), self.folder.log_tail());
             }
             if Instant::now() >= deadline {
-                bail!(
-                    "{} does not answer within {START_LIMIT:?}:\n{}",
-                    self.name(),
-                    self.folder.log_tail()
-                );
+                bail!("{} does not answer within {START_LIMIT:?}:\n{}", self.name(), self.folder.log_tail());
             }
             thread::sleep(READY_POLL_INTERVAL);
         }
@@ -146,12 +131,7 @@ impl Local {
     }
 
     fn name(&self) -> String {
-        self.recipe
-            .program
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+        self.recipe.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 

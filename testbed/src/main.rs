@@ -1,9 +1,6 @@
 //! Starts one private database server and keeps it until ctrl-c, to try things on a real server.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "printing the URL is what this program is for"
-)]
+#![allow(clippy::print_stdout, reason = "printing the URL is what this program is for")]
 
 use std::thread;
 use std::time::Duration;
@@ -30,10 +27,7 @@ enum Kind {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let options = Options {
-        durable: !arguments.fast,
-        ..Options::default()
-    };
+    let options = Options { durable: !arguments.fast, ..Options::default() };
     match arguments.kind {
         Kind::Postgres => keep(Postgres::start(options)?),
         Kind::Mariadb => keep(MariaDb::start(options)?),

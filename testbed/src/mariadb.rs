@@ -36,24 +36,15 @@ impl DatabaseServer for MariaDb {
             Source::Installed(programs) => {
                 let folder = Folder::create("mariadb", Account::for_server(&["mysql"])?)?;
                 let data = folder.data();
-                let (data_argument, flags) = (
-                    path_argument("--datadir=", &data),
-                    ["--auth-root-authentication-method=normal"],
-                );
+                let (data_argument, flags) =
+                    (path_argument("--datadir=", &data), ["--auth-root-authentication-method=normal"]);
                 folder.prepare(
                     &programs.prepare,
                     // `--no-defaults` must come first.
-                    ["--no-defaults"]
-                        .iter()
-                        .chain(&flags)
-                        .map(AsRef::as_ref)
-                        .chain([data_argument.as_os_str()]),
+                    ["--no-defaults"].iter().chain(&flags).map(AsRef::as_ref).chain([data_argument.as_os_str()]),
                 )?;
                 let recipe = recipe(programs.server, &data, port.number(), &options);
-                Ok(Self {
-                    host: Local::start_new(recipe, folder, port)?.into(),
-                    client: Some(programs.client),
-                })
+                Ok(Self { host: Local::start_new(recipe, folder, port)?.into(), client: Some(programs.client) })
             }
             Source::Docker(docker) => {
                 let image = Image {
@@ -64,10 +55,7 @@ impl DatabaseServer for MariaDb {
                     is_ready: |container| greets(container.port()),
                 };
                 let container = Container::start_new(docker, image, settings(&options), port)?;
-                Ok(Self {
-                    host: container.into(),
-                    client: None,
-                })
+                Ok(Self { host: container.into(), client: None })
             }
         }
     }
@@ -90,11 +78,7 @@ impl DatabaseServer for MariaDb {
             "--batch",
             "--skip-column-names",
         ]);
-        install::output(
-            command
-                .arg(format!("--port={port}"))
-                .args(["--execute", sql, database]),
-        )
+        install::output(command.arg(format!("--port={port}")).args(["--execute", sql, database]))
     }
 
     fn host(&self) -> &Host {
@@ -128,17 +112,10 @@ fn recipe(program: PathBuf, data: &Path, port: u16, options: &Options) -> Recipe
 
 /// A flush setting of 2 hands every commit to the operating system, which survives `kill -9`; 0 would not.
 fn settings(options: &Options) -> Vec<String> {
-    let durability = if options.durable {
-        "--innodb-flush-log-at-trx-commit=1"
-    } else {
-        "--innodb-flush-log-at-trx-commit=2"
-    };
+    let durability =
+        if options.durable { "--innodb-flush-log-at-trx-commit=1" } else { "--innodb-flush-log-at-trx-commit=2" };
     let settings = [durability, "--max-connections=400", "--skip-name-resolve"];
-    settings
-        .iter()
-        .map(|setting| (*setting).to_owned())
-        .chain(options.extra_args.iter().cloned())
-        .collect()
+    settings.iter().map(|setting| (*setting).to_owned()).chain(options.extra_args.iter().cloned()).collect()
 }
 
 /// Whether a MariaDB greets whoever connects, which it does once recovery is over. The greeting is a packet header of

@@ -30,17 +30,10 @@ impl Port {
             if let Some(claim) = claim(number)
                 && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok()
             {
-                return Ok(Self {
-                    number,
-                    _claim: claim,
-                });
+                return Ok(Self { number, _claim: claim });
             }
         }
-        bail!(
-            "no free port on 127.0.0.1 between {} and {}",
-            range.start,
-            range.end
-        );
+        bail!("no free port on 127.0.0.1 between {} and {}", range.start, range.end);
     }
 
     /// The number.
@@ -53,14 +46,8 @@ impl Port {
 /// Ports that the system does not hand out to outgoing connections.
 fn quiet_range() -> Range<u16> {
     let outgoing = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
-    let lowest = outgoing
-        .and_then(|range| range.split_whitespace().next()?.parse().ok())
-        .unwrap_or(32_768);
-    if lowest > 12_000 {
-        10_000..lowest
-    } else {
-        20_000..60_000
-    }
+    let lowest = outgoing.and_then(|range| range.split_whitespace().next()?.parse().ok()).unwrap_or(32_768);
+    if lowest > 12_000 { 10_000..lowest } else { 20_000..60_000 }
 }
 
 #[cfg(target_os = "linux")]

@@ -34,10 +34,8 @@ impl DatabaseServer for Postgres {
             Source::Installed(programs) => {
                 let folder = Folder::create("postgres", Account::for_server(&["postgres"])?)?;
                 let data = folder.data();
-                let (data_argument, flags) = (
-                    path_argument("--pgdata=", &data),
-                    ["--username=postgres", "--auth=trust"],
-                );
+                let (data_argument, flags) =
+                    (path_argument("--pgdata=", &data), ["--username=postgres", "--auth=trust"]);
                 folder.prepare(
                     &programs.prepare,
                     // Synchronizing an empty data folder to disk takes longer than all else in creating it.
@@ -48,10 +46,7 @@ impl DatabaseServer for Postgres {
                         .chain([data_argument.as_os_str()]),
                 )?;
                 let recipe = recipe(programs.server, &data, port.number(), &options);
-                Ok(Self {
-                    host: Local::start_new(recipe, folder, port)?.into(),
-                    psql: Some(programs.client),
-                })
+                Ok(Self { host: Local::start_new(recipe, folder, port)?.into(), psql: Some(programs.client) })
             }
             Source::Docker(docker) => {
                 let image = Image {
@@ -60,18 +55,11 @@ impl DatabaseServer for Postgres {
                     environment: &["POSTGRES_HOST_AUTH_METHOD=trust"],
                     stop_immediate: Some("SIGQUIT"),
                     is_ready: |container| {
-                        container.succeeds(&[
-                            "pg_isready",
-                            "--host=127.0.0.1",
-                            "--username=postgres",
-                        ])
+                        container.succeeds(&["pg_isready", "--host=127.0.0.1", "--username=postgres"])
                     },
                 };
                 let container = Container::start_new(docker, image, settings(&options), port)?;
-                Ok(Self {
-                    host: container.into(),
-                    psql: None,
-                })
+                Ok(Self { host: container.into(), psql: None })
             }
         }
     }
@@ -83,10 +71,9 @@ impl DatabaseServer for Postgres {
     fn query(&self, database: &str, sql: &str) -> Result<String> {
         let (mut command, url) = match (&self.psql, self.host.container()) {
             (Some(psql), _) => (Command::new(psql), self.url(database)),
-            (None, Some(container)) => (
-                container.exec("psql"),
-                format!("postgres://postgres@127.0.0.1:5432/{database}"),
-            ),
+            (None, Some(container)) => {
+                (container.exec("psql"), format!("postgres://postgres@127.0.0.1:5432/{database}"))
+            }
             (None, None) => (Command::new("psql"), self.url(database)),
         };
         command.args([
@@ -110,19 +97,10 @@ impl DatabaseServer for Postgres {
 }
 
 fn recipe(program: PathBuf, data: &Path, port: u16, options: &Options) -> Recipe {
-    let mut arguments = vec![
-        "-D".into(),
-        data.into(),
-        "-p".into(),
-        port.to_string().into(),
-    ];
+    let mut arguments = vec!["-D".into(), data.into(), "-p".into(), port.to_string().into()];
     // No socket file: its path may grow longer than the system allows.
     let places = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
-    arguments.extend(
-        places
-            .iter()
-            .flat_map(|setting| ["-c".into(), setting.into()]),
-    );
+    arguments.extend(places.iter().flat_map(|setting| ["-c".into(), setting.into()]));
     arguments.extend(settings(options).into_iter().map(Into::into));
     let pid_file = data.join("postmaster.pid");
     Recipe {
@@ -130,9 +108,7 @@ fn recipe(program: PathBuf, data: &Path, port: u16, options: &Options) -> Recipe
         arguments,
         stop: Signal::INT,
         stop_immediate: Signal::QUIT,
-        is_ready: Box::new(move |pid| {
-            fs::read_to_string(&pid_file).is_ok_and(|content| says_ready(&content, pid))
-        }),
+        is_ready: Box::new(move |pid| fs::read_to_string(&pid_file).is_ok_and(|content| says_ready(&content, pid))),
     }
 }
 
@@ -154,12 +130,8 @@ fn settings(options: &Options) -> Vec<String> {
 /// The first line of `postmaster.pid` is the process, the eighth its state; after a kill, an old file is still there.
 fn says_ready(pid_file: &str, pid: u32) -> bool {
     let mut lines = pid_file.lines();
-    let ours = lines
-        .next()
-        .is_some_and(|line| line.trim() == pid.to_string());
-    ours && lines
-        .nth(6)
-        .is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
+    let ours = lines.next().is_some_and(|line| line.trim() == pid.to_string());
+    ours && lines.nth(6).is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
 }
 
 #[cfg(test)]

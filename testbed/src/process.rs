@@ -72,11 +72,7 @@ pub struct Guarded {
 /// A command for [`Guarded::start`]: `program`, held back. Its standard input is taken; add arguments and the rest.
 pub fn held_back(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", HELD_BACK, "held-back"])
-        .arg(program)
-        .stdin(Stdio::piped())
-        .process_group(0);
+    command.args(["-c", HELD_BACK, "held-back"]).arg(program).stdin(Stdio::piped()).process_group(0);
     command
 }
 
@@ -99,41 +95,16 @@ impl Guarded {
         let mut program = command.spawn().context("cannot start /bin/sh")?;
         drop(command); // holds our copies of its output pipes, whose end the reader waits for
         let go = program.stdin.take();
-        let target = if farewell.whole_group {
-            format!("-{}", program.id())
-        } else {
-            program.id().to_string()
-        };
+        let target = if farewell.whole_group { format!("-{}", program.id()) } else { program.id().to_string() };
         let mut watchdog = Command::new("/bin/sh");
-        watchdog.args([
-            "-c",
-            WATCHDOG,
-            "watchdog",
-            &farewell.signal.as_raw().to_string(),
-            &target,
-        ]);
-        watchdog.arg(
-            farewell
-                .remove
-                .as_deref()
-                .map_or(OsStr::new(""), |folder| folder.as_os_str()),
-        );
-        watchdog
-            .current_dir("/")
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        watchdog.args(["-c", WATCHDOG, "watchdog", &farewell.signal.as_raw().to_string(), &target]);
+        watchdog.arg(farewell.remove.as_deref().map_or(OsStr::new(""), |folder| folder.as_os_str()));
+        watchdog.current_dir("/").process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         adjust(&mut watchdog);
         let watchdog = watchdog.spawn().context("cannot start the watchdog")?; // on failure `go` closes, and the program with it
-        let guarded = Self {
-            program,
-            watchdog,
-            farewell: farewell.clone(),
-        };
+        let guarded = Self { program, watchdog, farewell: farewell.clone() };
         if let Some(mut go) = go {
-            go.write_all(b"go\n")
-                .context("the program ended before it was let go")?;
+            go.write_all(b"go\n").context("the program ended before it was let go")?;
         }
         Ok(guarded)
     }
@@ -150,9 +121,7 @@ impl Guarded {
     ///
     /// When the system refuses to say.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.program
-            .try_wait()
-            .context("cannot ask for the state of a child process")
+        self.program.try_wait().context("cannot ask for the state of a child process")
     }
 
     /// Waits for the program's end; `None` when it still runs after `limit`.
@@ -179,8 +148,7 @@ impl Guarded {
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.ended()?.is_none() {
             let pid = Pid::from_child(&self.program);
-            kill_process(pid, signal)
-                .with_context(|| format!("cannot signal process {}", self.pid()))?;
+            kill_process(pid, signal).with_context(|| format!("cannot signal process {}", self.pid()))?;
         }
         Ok(())
     }
@@ -197,10 +165,7 @@ impl Guarded {
         self.signal(Signal::STOP)?;
         let mut killed = Vec::new();
         loop {
-            let children: Vec<_> = descendants(self.pid())
-                .into_iter()
-                .filter(|pid| is_alive(*pid))
-                .collect();
+            let children: Vec<_> = descendants(self.pid()).into_iter().filter(|pid| is_alive(*pid)).collect();
             if children.is_empty() {
                 break;
             }
@@ -211,9 +176,7 @@ impl Guarded {
             thread::sleep(POLL_INTERVAL);
         }
         self.signal(Signal::KILL)?;
-        self.program
-            .wait()
-            .context("cannot wait for a killed process")?;
+        self.program.wait().context("cannot wait for a killed process")?;
         while killed.iter().any(|pid| is_alive(*pid)) {
             thread::sleep(POLL_INTERVAL);
         }
@@ -226,9 +189,7 @@ impl Guarded {
             if self.wait(Duration::from_secs(10))?.is_none() {
                 self.signal(Signal::KILL)?;
             }
-            self.program
-                .wait()
-                .context("cannot wait for a killed process")?;
+            self.program.wait().context("cannot wait for a killed process")?;
         }
         Ok(())
     }
@@ -277,9 +238,7 @@ mod tests {
 
     fn first_line(guarded: &mut Guarded) -> String {
         let mut line = String::new();
-        BufReader::new(guarded.program.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(guarded.program.stdout.take().unwrap()).read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
@@ -287,11 +246,7 @@ mod tests {
     fn program_gets_the_signal_when_its_owner_dies_and_then_its_folder_goes() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("data"), "").unwrap();
-        let farewell = Farewell {
-            signal: Signal::USR1,
-            whole_group: false,
-            remove: Some(folder.path().to_owned()),
-        };
+        let farewell = Farewell { signal: Signal::USR1, whole_group: false, remove: Some(folder.path().to_owned()) };
         let mut guarded = Guarded::start(shell("echo up; exec sleep 600"), &farewell).unwrap();
         assert_eq!(first_line(&mut guarded), "up");
         owner_dies(&mut guarded);
@@ -303,16 +258,8 @@ mod tests {
 
     #[test]
     fn program_that_ignores_the_signal_is_killed_in_the_end() {
-        let farewell = Farewell {
-            signal: Signal::TERM,
-            whole_group: false,
-            remove: None,
-        };
-        let mut guarded = Guarded::start(
-            shell("trap '' TERM; echo up; while :; do sleep 1; done"),
-            &farewell,
-        )
-        .unwrap();
+        let farewell = Farewell { signal: Signal::TERM, whole_group: false, remove: None };
+        let mut guarded = Guarded::start(shell("trap '' TERM; echo up; while :; do sleep 1; done"), &farewell).unwrap();
         assert_eq!(first_line(&mut guarded), "up");
         owner_dies(&mut guarded);
         let status = guarded.wait(LIMIT).unwrap().unwrap();
@@ -321,13 +268,8 @@ mod tests {
 
     #[test]
     fn drop_ends_a_whole_group_also_after_its_leader_has_ended() {
-        let farewell = Farewell {
-            signal: Signal::KILL,
-            whole_group: true,
-            remove: None,
-        };
-        let mut guarded =
-            Guarded::start(shell("sleep 600 >/dev/null & echo $!"), &farewell).unwrap();
+        let farewell = Farewell { signal: Signal::KILL, whole_group: true, remove: None };
+        let mut guarded = Guarded::start(shell("sleep 600 >/dev/null & echo $!"), &farewell).unwrap();
         let grandchild = first_line(&mut guarded).parse().unwrap();
         assert!(guarded.wait(LIMIT).unwrap().unwrap().success());
         assert!(is_alive(grandchild));
@@ -337,13 +279,8 @@ mod tests {
 
     #[test]
     fn killed_tree_takes_grandchildren_along() {
-        let farewell = Farewell {
-            signal: Signal::KILL,
-            whole_group: false,
-            remove: None,
-        };
-        let mut guarded =
-            Guarded::start(shell("sh -c 'sleep 600 & echo $!; wait' & wait"), &farewell).unwrap();
+        let farewell = Farewell { signal: Signal::KILL, whole_group: false, remove: None };
+        let mut guarded = Guarded::start(shell("sh -c 'sleep 600 & echo $!; wait' & wait"), &farewell).unwrap();
         let grandchild = first_line(&mut guarded).parse().unwrap();
         guarded.kill_tree().unwrap();
         assert!(!is_alive(grandchild));
@@ -351,11 +288,7 @@ mod tests {
 
     #[test]
     fn missing_program_ends_with_status_127() {
-        let farewell = Farewell {
-            signal: Signal::KILL,
-            whole_group: false,
-            remove: None,
-        };
+        let farewell = Farewell { signal: Signal::KILL, whole_group: false, remove: None };
         let mut command = held_back("/no/such/program");
         command.stderr(Stdio::null());
         let mut guarded = Guarded::start(command, &farewell).unwrap();

@@ -19,10 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            durable: true,
-            extra_args: Vec::new(),
-        }
+        Self { durable: true, extra_args: Vec::new() }
     }
 }
 
@@ -30,10 +27,7 @@ impl Options {
     /// For suites that test behavior and never pull the plug.
     #[must_use]
     pub fn fast() -> Self {
-        Self {
-            durable: false,
-            ..Self::default()
-        }
+        Self { durable: false, ..Self::default() }
     }
 }
 
@@ -76,8 +70,7 @@ pub trait DatabaseServer: Sized {
     ///
     /// Those of [`query`](Self::query).
     fn create_database(&self, name: &str) -> Result<()> {
-        self.query(Self::ADMIN_DATABASE, &format!("CREATE DATABASE {name}"))
-            .map(drop)
+        self.query(Self::ADMIN_DATABASE, &format!("CREATE DATABASE {name}")).map(drop)
     }
 
     /// The loopback port.

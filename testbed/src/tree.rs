@@ -17,11 +17,7 @@ pub fn descendants(root: u32) -> Vec<u32> {
     let mut next = 0;
     while next < found.len() {
         let parent = found[next];
-        found.extend(
-            all.iter()
-                .filter(|process| process.parent == parent)
-                .map(|process| process.pid),
-        );
+        found.extend(all.iter().filter(|process| process.parent == parent).map(|process| process.pid));
         next += 1;
     }
     found.split_off(1)
@@ -33,9 +29,7 @@ pub fn is_alive(pid: u32) -> bool {
     if fs::exists("/proc/self/stat").unwrap_or(false) {
         return read_stat(pid).is_some_and(|process| !process.dead);
     }
-    processes()
-        .iter()
-        .any(|process| process.pid == pid && !process.dead)
+    processes().iter().any(|process| process.pid == pid && !process.dead)
 }
 
 fn processes() -> Vec<Process> {
@@ -45,11 +39,7 @@ fn processes() -> Vec<Process> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(read_stat)
         .collect();
-    if from_proc.is_empty() {
-        ask_ps()
-    } else {
-        from_proc
-    }
+    if from_proc.is_empty() { ask_ps() } else { from_proc }
 }
 
 fn read_stat(pid: u32) -> Option<Process> {
@@ -66,10 +56,7 @@ fn parse_stat(line: &str) -> Option<Process> {
 }
 
 fn ask_ps() -> Vec<Process> {
-    let Ok(output) = Command::new("ps")
-        .args(["-A", "-o", "pid=,ppid=,state="])
-        .output()
-    else {
+    let Ok(output) = Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output() else {
         return Vec::new();
     };
     String::from_utf8_lossy(&output.stdout)
@@ -78,11 +65,7 @@ fn ask_ps() -> Vec<Process> {
             let mut fields = line.split_whitespace();
             let pid = fields.next()?.parse().ok()?;
             let parent = fields.next()?.parse().ok()?;
-            Some(Process {
-                pid,
-                parent,
-                dead: fields.next()?.starts_with('Z'),
-            })
+            Some(Process { pid, parent, dead: fields.next()?.starts_with('Z') })
         })
         .collect()
 }

@@ -8,11 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::cargo_command;
 
 /// The crates whose database features must each work alone.
-const PACKAGES: [&str; 3] = [
-    "orchestratum-core",
-    "orchestratum-mediator",
-    "orchestratum-migration",
-];
+const PACKAGES: [&str; 3] = ["orchestratum-core", "orchestratum-mediator", "orchestratum-migration"];
 const FEATURES: [&str; 3] = ["sqlite", "postgres", "mysql"];
 
 struct Step {
@@ -28,18 +24,14 @@ pub(crate) fn run() -> Result<bool> {
         println!("---- {}: cargo {}", step.name, step.arguments.join(" "));
         let started = Instant::now();
         let mut command = cargo_command(&step.arguments);
-        command
-            .envs(step.environment.iter().copied())
-            .stdin(Stdio::null());
+        command.envs(step.environment.iter().copied()).stdin(Stdio::null());
         let status = command.status().context("cannot run cargo")?;
         let verdict = verdict(&step.name, status.success(), started.elapsed());
         println!("{verdict}");
         verdicts.push((status.success(), verdict));
     }
     println!("\n---- summary");
-    verdicts
-        .iter()
-        .for_each(|(_, verdict)| println!("{verdict}"));
+    verdicts.iter().for_each(|(_, verdict)| println!("{verdict}"));
     Ok(verdicts.iter().all(|(passed, _)| *passed))
 }
 
@@ -51,19 +43,7 @@ fn steps() -> Vec<Step> {
     };
     let mut steps = vec![
         step("format", &["fmt", "--all", "--check"], &[]),
-        step(
-            "lints",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--all-features",
-                "--",
-                "-D",
-                "warnings",
-            ],
-            &[],
-        ),
+        step("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"], &[]),
         step(
             "documentation",
             &["doc", "--workspace", "--no-deps", "--all-features"],
@@ -73,22 +53,9 @@ fn steps() -> Vec<Step> {
     for package in PACKAGES {
         for feature in FEATURES {
             // Clippy and not `check`: it can refuse warnings without building every dependency anew, as RUSTFLAGS would.
-            let arguments = [
-                "clippy",
-                "-p",
-                package,
-                "--no-default-features",
-                "--features",
-                feature,
-                "--",
-                "-D",
-                "warnings",
-            ];
-            steps.push(step(
-                &format!("{package} with {feature} alone"),
-                &arguments,
-                &[],
-            ));
+            let arguments =
+                ["clippy", "-p", package, "--no-default-features", "--features", feature, "--", "-D", "warnings"];
+            steps.push(step(&format!("{package} with {feature} alone"), &arguments, &[]));
         }
     }
     steps
@@ -105,18 +72,14 @@ mod tests {
 
     #[test]
     fn each_feature_is_checked_alone_in_each_crate() {
-        let alone: Vec<_> = steps()
-            .into_iter()
-            .filter(|step| step.arguments.contains(&"--no-default-features"))
-            .collect();
+        let alone: Vec<_> =
+            steps().into_iter().filter(|step| step.arguments.contains(&"--no-default-features")).collect();
         assert_eq!(alone.len(), 9);
-        assert!(alone.iter().all(|step| {
-            step.arguments
+        assert!(
+            alone
                 .iter()
-                .filter(|argument| FEATURES.contains(argument))
-                .count()
-                == 1
-        }));
+                .all(|step| { step.arguments.iter().filter(|argument| FEATURES.contains(argument)).count() == 1 })
+        );
     }
 
     #[test]

@@ -27,22 +27,12 @@ pub(crate) enum Scope {
 
 /// Passed, failed and ignored cases per backend, all other tests in the last row.
 pub(crate) fn table(results: &Results) -> String {
-    let mut table = format!(
-        "{:<12}{:>8}{:>8}{:>9}\n",
-        "backend", "passed", "failed", "ignored"
-    );
+    let mut table = format!("{:<12}{:>8}{:>8}{:>9}\n", "backend", "passed", "failed", "ignored");
     for backend in BACKENDS.map(Some).into_iter().chain([None]) {
         let count = |wanted| {
-            results
-                .tests()
-                .filter(|(test, verdict)| *verdict == wanted && backend_of(test) == backend)
-                .count()
+            results.tests().filter(|(test, verdict)| *verdict == wanted && backend_of(test) == backend).count()
         };
-        let (passed, failed, ignored) = (
-            count(Verdict::Passed),
-            count(Verdict::Failed),
-            count(Verdict::Ignored),
-        );
+        let (passed, failed, ignored) = (count(Verdict::Passed), count(Verdict::Failed), count(Verdict::Ignored));
         let name = backend.unwrap_or("other tests");
         let _ = writeln!(table, "{name:<12}{passed:>8}{failed:>8}{ignored:>9}");
     }
@@ -58,11 +48,7 @@ pub(crate) fn problems(results: &Results, scope: Scope) -> Vec<String> {
         .map(|(test, _)| test.name.as_str())
         .collect();
     if !failed.is_empty() {
-        problems.push(format!(
-            "{} failed:{}",
-            plural(failed.len(), "test"),
-            listed(&failed)
-        ));
+        problems.push(format!("{} failed:{}", plural(failed.len(), "test"), listed(&failed)));
     }
     match scope {
         Scope::Everything => {
@@ -76,20 +62,13 @@ pub(crate) fn problems(results: &Results, scope: Scope) -> Vec<String> {
 }
 
 fn without_cases(results: &Results, backends: &[&str]) -> Vec<String> {
-    let silent = backends
-        .iter()
-        .filter(|backend| cases(results, backend).is_empty());
-    silent
-        .map(|backend| format!("not one case ran on {backend}"))
-        .collect()
+    let silent = backends.iter().filter(|backend| cases(results, backend).is_empty());
+    silent.map(|backend| format!("not one case ran on {backend}")).collect()
 }
 
 /// One message per backend that lacks cases which ran on another one.
 fn differences(results: &Results) -> Vec<String> {
-    let all: BTreeSet<_> = BACKENDS
-        .iter()
-        .flat_map(|backend| cases(results, backend))
-        .collect();
+    let all: BTreeSet<_> = BACKENDS.iter().flat_map(|backend| cases(results, backend)).collect();
     let lacking = BACKENDS.iter().filter_map(|backend| {
         let own = cases(results, backend);
         let missing: Vec<_> = all.difference(&own).map(|(_, case)| *case).collect();
@@ -107,13 +86,9 @@ fn differences(results: &Results) -> Vec<String> {
 
 /// The cases that ran on `backend`, by program and name without the backend. An ignored one did not run.
 fn cases<'a>(results: &'a Results, backend: &str) -> BTreeSet<(&'a str, &'a str)> {
-    let ran = results
-        .tests()
-        .filter(|(_, verdict)| *verdict != Verdict::Ignored);
+    let ran = results.tests().filter(|(_, verdict)| *verdict != Verdict::Ignored);
     ran.filter_map(|(test, _)| {
-        split(test)
-            .filter(|(_, of)| *of == backend)
-            .map(|(case, _)| (test.program.as_str(), case))
+        split(test).filter(|(_, of)| *of == backend).map(|(case, _)| (test.program.as_str(), case))
     })
     .collect()
 }
@@ -123,25 +98,15 @@ fn backend_of(test: &Test) -> Option<&str> {
 }
 
 fn split(test: &Test) -> Option<(&str, &str)> {
-    test.name
-        .rsplit_once("::")
-        .filter(|(_, backend)| BACKENDS.contains(backend))
+    test.name.rsplit_once("::").filter(|(_, backend)| BACKENDS.contains(backend))
 }
 
 fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn listed(names: &[&str]) -> String {
-    let mut list: String = names
-        .iter()
-        .take(NAMES_SHOWN)
-        .map(|name| format!("\n    {name}"))
-        .collect();
+    let mut list: String = names.iter().take(NAMES_SHOWN).map(|name| format!("\n    {name}")).collect();
     if names.len() > NAMES_SHOWN {
         let _ = write!(list, "\n    … and {} more", names.len() - NAMES_SHOWN);
     }
@@ -154,9 +119,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> Results {
         let mut results = Results::default();
-        lines
-            .iter()
-            .for_each(|line| results.feed(format!("{line}\n").as_bytes()));
+        lines.iter().for_each(|line| results.feed(format!("{line}\n").as_bytes()));
         results
     }
 
@@ -187,33 +150,21 @@ other tests        1       0        0
     #[test]
     fn failed_test_is_named() {
         let results = read(&["test a::b::sqlite ... FAILED"]);
-        assert_eq!(
-            problems(&results, Scope::Selected),
-            ["1 test failed:\n    a::b::sqlite"]
-        );
+        assert_eq!(problems(&results, Scope::Selected), ["1 test failed:\n    a::b::sqlite"]);
     }
 
     #[test]
     fn backend_that_ran_nothing_is_a_problem() {
         let results = read(&COMPLETE[..3]);
-        assert_eq!(
-            problems(&results, Scope::Everything),
-            ["not one case ran on mariadb"]
-        );
+        assert_eq!(problems(&results, Scope::Everything), ["not one case ran on mariadb"]);
         assert_eq!(problems(&results, Scope::SqliteOnly), [""; 0]);
-        assert_eq!(
-            problems(&read(&[]), Scope::SqliteOnly),
-            ["not one case ran on sqlite"]
-        );
+        assert_eq!(problems(&read(&[]), Scope::SqliteOnly), ["not one case ran on sqlite"]);
     }
 
     #[test]
     fn case_of_one_backend_is_a_problem_for_the_others() {
         let mut lines = COMPLETE.to_vec();
-        lines.extend([
-            "test lock::is_held::postgres ... ok",
-            "test lock::is_held::mariadb ... ignored, not there",
-        ]);
+        lines.extend(["test lock::is_held::postgres ... ok", "test lock::is_held::mariadb ... ignored, not there"]);
         let found = problems(&read(&lines), Scope::Everything);
         assert_eq!(
             found,
@@ -228,10 +179,7 @@ other tests        1       0        0
     #[test]
     fn same_case_in_another_program_does_not_stand_in() {
         let mut lines = COMPLETE[..3].to_vec();
-        lines.extend([
-            "     Running tests/other.rs (target/other-1)",
-            "test append::is_durable::mariadb ... ok",
-        ]);
+        lines.extend(["     Running tests/other.rs (target/other-1)", "test append::is_durable::mariadb ... ok"]);
         assert_eq!(problems(&read(&lines), Scope::Everything).len(), 3);
     }
 }

@@ -50,19 +50,10 @@ impl Results {
     pub(crate) fn whereabouts(&self) -> String {
         let unfinished = without_colors(&String::from_utf8_lossy(&self.unfinished_line));
         let on_the_line = test_line(&unfinished).map(|(name, _)| name.to_owned());
-        let mut running: Vec<_> = self
-            .slow
-            .iter()
-            .cloned()
-            .chain(on_the_line)
-            .chain(self.announced.clone())
-            .collect();
+        let mut running: Vec<_> = self.slow.iter().cloned().chain(on_the_line).chain(self.announced.clone()).collect();
         running.dedup();
-        let program = if self.program.is_empty() {
-            "no test program had started".into()
-        } else {
-            format!("in {}", self.program)
-        };
+        let program =
+            if self.program.is_empty() { "no test program had started".into() } else { format!("in {}", self.program) };
         let running = if running.is_empty() {
             "no test known to be running".into()
         } else {
@@ -78,9 +69,8 @@ impl Results {
             self.program = program.to_owned();
             self.announced = None;
             self.slow.clear();
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" has been running for over "))
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" has been running for over "))
         {
             self.slow.insert(name.0.to_owned());
         } else if let Some((name, rest)) = test_line(line) {
@@ -99,13 +89,7 @@ impl Results {
         self.slow.remove(&name);
         self.announced = None;
         self.last_finished = Some(name.clone());
-        self.tests.insert(
-            Test {
-                program: self.program.clone(),
-                name,
-            },
-            verdict,
-        );
+        self.tests.insert(Test { program: self.program.clone(), name }, verdict);
     }
 }
 
@@ -137,10 +121,7 @@ fn without_colors(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        plain.push_str(
-            part.split_once(|character: char| character.is_ascii_alphabetic())
-                .map_or("", |(_, rest)| rest),
-        );
+        plain.push_str(part.split_once(|character: char| character.is_ascii_alphabetic()).map_or("", |(_, rest)| rest));
     }
     plain
 }
@@ -152,18 +133,12 @@ mod tests {
     fn read(output: &str) -> Results {
         let mut results = Results::default();
         // Pieces of three bytes: no piece may be taken for a line.
-        output
-            .as_bytes()
-            .chunks(3)
-            .for_each(|piece| results.feed(piece));
+        output.as_bytes().chunks(3).for_each(|piece| results.feed(piece));
         results
     }
 
     fn verdicts(results: &Results) -> Vec<(&str, Verdict)> {
-        results
-            .tests()
-            .map(|(test, verdict)| (test.name.as_str(), verdict))
-            .collect()
+        results.tests().map(|(test, verdict)| (test.name.as_str(), verdict)).collect()
     }
 
     #[test]
@@ -204,26 +179,14 @@ test x ... ok
 test x ... FAILED
 ",
         );
-        let tests: Vec<_> = results
-            .tests()
-            .map(|(test, verdict)| (test.program.as_str(), verdict))
-            .collect();
-        assert_eq!(
-            tests,
-            [
-                ("Doc-tests core", Verdict::Failed),
-                ("tests/a.rs (target/a-1)", Verdict::Passed)
-            ]
-        );
+        let tests: Vec<_> = results.tests().map(|(test, verdict)| (test.program.as_str(), verdict)).collect();
+        assert_eq!(tests, [("Doc-tests core", Verdict::Failed), ("tests/a.rs (target/a-1)", Verdict::Passed)]);
     }
 
     #[test]
     fn output_between_name_and_verdict_does_not_lose_the_test() {
         let results = read("test x ... hello from a child\nmore\nok\ntest y ... FAILED\nok\n");
-        assert_eq!(
-            verdicts(&results),
-            [("x", Verdict::Passed), ("y", Verdict::Failed)]
-        );
+        assert_eq!(verdicts(&results), [("x", Verdict::Passed), ("y", Verdict::Failed)]);
     }
 
     #[test]
@@ -238,15 +201,8 @@ test slow ... ok
 test begun ... ",
         );
         let whereabouts = results.whereabouts();
-        assert!(
-            whereabouts.contains("running: slower, begun"),
-            "{whereabouts}"
-        );
+        assert!(whereabouts.contains("running: slower, begun"), "{whereabouts}");
         assert!(whereabouts.contains("finished: slow"), "{whereabouts}");
-        assert!(
-            Results::default()
-                .whereabouts()
-                .contains("no test program had started")
-        );
+        assert!(Results::default().whereabouts().contains("no test program had started"));
     }
 }

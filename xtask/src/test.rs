@@ -38,41 +38,25 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let mut command = held_back(cargo());
     // `--no-fail-fast`: the table at the end is about all tests, also behind a failed one.
-    command
-        .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
-        .args(&arguments.filter);
+    command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(&arguments.filter);
     command.current_dir(workspace());
     if io::stdout().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "always"); // cargo writes into our pipe, and would see no terminal
     }
 
-    let servers = if arguments.sqlite {
-        None
-    } else {
-        Some(Servers::start()?)
-    };
+    let servers = if arguments.sqlite { None } else { Some(Servers::start()?) };
     match &servers {
         Some(servers) => {
-            command
-                .env(Postgres::VARIABLE, &servers.postgres.url)
-                .env(MariaDb::VARIABLE, &servers.mariadb.url);
+            command.env(Postgres::VARIABLE, &servers.postgres.url).env(MariaDb::VARIABLE, &servers.mariadb.url);
             command.env(REQUIRED, report::BACKENDS.join(","));
         }
         None => {
-            command
-                .env_remove(Postgres::VARIABLE)
-                .env_remove(MariaDb::VARIABLE)
-                .env(REQUIRED, "sqlite");
+            command.env_remove(Postgres::VARIABLE).env_remove(MariaDb::VARIABLE).env(REQUIRED, "sqlite");
         }
     }
 
     let mut results = Results::default();
-    let end = watch::run(
-        command,
-        Duration::from_secs(arguments.silence),
-        &mut io::stdout(),
-        &mut results,
-    )?;
+    let end = watch::run(command, Duration::from_secs(arguments.silence), &mut io::stdout(), &mut results)?;
     drop(servers);
 
     let scope = match (&arguments.filter, arguments.sqlite) {
@@ -110,10 +94,7 @@ struct Servers {
 
 impl Servers {
     fn start() -> Result<Self> {
-        Ok(Self {
-            postgres: Database::start()?,
-            mariadb: Database::start()?,
-        })
+        Ok(Self { postgres: Database::start()?, mariadb: Database::start()? })
     }
 }
 
@@ -141,20 +122,13 @@ impl<S: TestServer> Database<S> {
         let kind: Kind = S::KIND;
         if let Ok(url) = env::var(S::VARIABLE) {
             println!("{kind}: using {} as it is set: {url}", S::VARIABLE);
-            return Ok(Self {
-                url,
-                _private: None,
-            });
+            return Ok(Self { url, _private: None });
         }
-        install::ensure(kind).with_context(|| {
-            format!("{kind} is not available (`cargo xtask test --sqlite` does without)")
-        })?;
+        install::ensure(kind)
+            .with_context(|| format!("{kind} is not available (`cargo xtask test --sqlite` does without)"))?;
         let server = S::start(Options::fast()).with_context(|| format!("cannot start {kind}"))?;
         let url = server.url(S::ADMIN_DATABASE);
         println!("{kind}: private server at {url}");
-        Ok(Self {
-            url,
-            _private: Some(server),
-        })
+        Ok(Self { url, _private: Some(server) })
     }
 }

@@ -35,11 +35,7 @@ pub(crate) fn run(
 ) -> Result<End> {
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     command.stdout(writer.try_clone()?).stderr(writer);
-    let farewell = Farewell {
-        signal: Signal::KILL,
-        whole_group: true,
-        remove: None,
-    };
+    let farewell = Farewell { signal: Signal::KILL, whole_group: true, remove: None };
     let mut program = Guarded::start(command, &farewell)?;
     let chunks = read_in_background(reader);
     let mut heard = Instant::now();
@@ -47,9 +43,7 @@ pub(crate) fn run(
         match chunks.recv_timeout(TICK) {
             Ok(chunk) => {
                 heard = Instant::now();
-                out.write_all(&chunk)
-                    .and_then(|()| out.flush())
-                    .context("cannot pass the output on")?;
+                out.write_all(&chunk).and_then(|()| out.flush()).context("cannot pass the output on")?;
                 results.feed(&chunk);
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -101,34 +95,27 @@ mod tests {
     #[test]
     fn silent_program_is_killed_and_its_last_test_is_named() {
         let started = Instant::now();
-        let script = "echo 'test a::b ... ok'; echo 'test c::d has been running for over 60 seconds'; sleep 600 & sleep 600";
+        let script =
+            "echo 'test a::b ... ok'; echo 'test c::d has been running for over 60 seconds'; sleep 600 & sleep 600";
         let (end, results) = watch(script, Duration::from_secs(1));
         assert!(matches!(end, End::Hung), "{end:?}");
         assert!(started.elapsed() < Duration::from_secs(60));
         let whereabouts = results.whereabouts();
-        assert!(
-            whereabouts.contains("a::b") && whereabouts.contains("c::d"),
-            "{whereabouts}"
-        );
+        assert!(whereabouts.contains("a::b") && whereabouts.contains("c::d"), "{whereabouts}");
     }
 
     #[test]
     fn process_left_behind_with_the_output_open_does_not_hold_the_run_up() {
         let started = Instant::now();
         let (end, _) = watch("sleep 600 & exit 3", Duration::from_secs(300));
-        assert!(
-            matches!(end, End::Failed(status) if status.code() == Some(3)),
-            "{end:?}"
-        );
+        assert!(matches!(end, End::Failed(status) if status.code() == Some(3)), "{end:?}");
         assert!(started.elapsed() < Duration::from_secs(60));
     }
 
     #[test]
     fn both_streams_are_read() {
-        let (end, results) = watch(
-            "echo 'test a::sqlite ... ok'; echo 'test b::sqlite ... FAILED' >&2",
-            Duration::from_secs(60),
-        );
+        let (end, results) =
+            watch("echo 'test a::sqlite ... ok'; echo 'test b::sqlite ... FAILED' >&2", Duration::from_secs(60));
         assert!(matches!(end, End::Succeeded), "{end:?}");
         assert_eq!(results.tests().count(), 2);
     }
