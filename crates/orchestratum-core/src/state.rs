@@ -59,7 +59,7 @@ pub enum Event {
 ///
 /// # Errors
 /// [`IllegalTransition`] for every pair that the table of this module leaves empty.
-pub const fn next(state: State, event: Event) -> Result<State, IllegalTransition> {
+pub(crate) const fn next(state: State, event: Event) -> Result<State, IllegalTransition> {
     use Event as E;
     use State as S;
     match (state, event) {

@@ -1,0 +1,293 @@
+//! Durable append, atomic append, unique keys, bad input.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use orchestratum_core::{Command, Context, Error, Filter, Page, State, Verdict};
+use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+use crate::harness::{on_every_backend, until};
+use crate::rows::{number, state};
+
+fn immediate() -> TransactionOptions {
+    TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    }
+}
+
+on_every_backend! {
+    async fn an_appended_command_runs_and_its_output_can_be_read(world) {
+        let orchestrator = world
+            .builder()
+            .executor("double", |number: u32, _: Context| async move { Ok(number * 2) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let appended = orchestrator.append(("double", 21)).await.unwrap();
+        assert!(appended.is_new());
+        let outcome = orchestrator.wait::<u32>(appended.id()).await.unwrap();
+        assert_eq!(outcome.completed(), Some(42));
+        let info = orchestrator.get(appended.id()).await.unwrap().unwrap();
+        assert_eq!((info.state, info.attempt, info.output.as_deref()), (State::Completed, 1, Some("42")));
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_rolled_back_append_never_runs_and_a_committed_one_does(world) {
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&ran);
+        let orchestrator = world
+            .builder()
+            .executor("note", move |number: i64, _: Context| {
+                seen.lock().unwrap().push(number);
+                async move { Ok(()) }
+            })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let connection = world.connect().await;
+        let mut committed = Vec::new();
+        for number in 0..200_i64 {
+            let transaction = connection.begin_with_options(immediate()).await.unwrap();
+            let _ = orchestrator.append(("note", number)).within(&transaction).await.unwrap();
+            if number % 3 == 0 {
+                transaction.commit().await.unwrap();
+                committed.push(number);
+            } else {
+                transaction.rollback().await.unwrap();
+            }
+        }
+        until("all committed commands have run", async || ran.lock().unwrap().len() >= committed.len()).await;
+        worker.shutdown().await.unwrap();
+        let mut ran = ran.lock().unwrap().clone();
+        ran.sort_unstable();
+        assert_eq!(ran, committed);
+        assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_commands").await, committed.len() as i64);
+    }
+
+    async fn a_command_is_invisible_until_its_transaction_commits(world) {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&ran);
+        let orchestrator = world
+            .builder()
+            // Only the wake-up after the commit can be in time.
+            .polling_interval(Duration::from_secs(3600))
+            .executor("note", move |(): (), _: Context| {
+                seen.fetch_add(1, Ordering::SeqCst);
+                async move { Ok(()) }
+            })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let connection = world.connect().await;
+        let transaction = connection.begin_with_options(immediate()).await.unwrap();
+        let id = orchestrator.append(("note", ())).within(&transaction).await.unwrap().id();
+        assert_eq!(orchestrator.get(id).await.unwrap(), None);
+        transaction.commit().await.unwrap();
+        orchestrator.wait::<()>(id).await.unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn appending_many_is_all_or_none(world) {
+        let orchestrator = world
+            .builder()
+            .executor("note", |_: String, _: Context| async move { Ok(()) })
+            .payload_limit(100)
+            .build()
+            .await
+            .unwrap();
+        let appended = orchestrator.append_all((0..3_000).map(|n| ("note", n.to_string()))).await.unwrap();
+        assert_eq!(appended.len(), 3_000);
+        let with_a_bad_one = (0..10).map(|n| ("note", "x".repeat(if n == 9 { 200 } else { 1 })));
+        let error = orchestrator.append_all(with_a_bad_one).await.unwrap_err();
+        assert!(error.to_string().contains("limit of 100"), "{error}");
+        let connection = world.connect().await;
+        assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_live").await, 3_000);
+    }
+
+    async fn many_tasks_that_append_at_once_each_get_their_own_id(world) {
+        let orchestrator = world.client().await;
+        let tasks: Vec<_> = (0..64)
+            .map(|number| {
+                let orchestrator = orchestrator.clone();
+                tokio::spawn(async move { (number, orchestrator.append(("k", number)).await.unwrap().id()) })
+            })
+            .collect();
+        for task in tasks {
+            let (number, id) = task.await.unwrap();
+            assert_eq!(orchestrator.get(id).await.unwrap().unwrap().payload, number.to_string());
+        }
+    }
+
+    async fn a_unique_key_is_held_until_the_command_ends(world) {
+        let orchestrator = world
+            .builder()
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap();
+        let first = orchestrator.append(("k", ())).unique("welcome:42").await.unwrap();
+        let second = orchestrator.append(("k", ())).unique("welcome:42").await.unwrap();
+        assert!(first.is_new() && !second.is_new());
+        assert_eq!(first.id(), second.id());
+        let other = orchestrator.append(("k", ())).unique("welcome:43").await.unwrap();
+        assert!(other.is_new());
+        let worker = orchestrator.start();
+        orchestrator.wait::<()>(first.id()).await.unwrap();
+        let third = orchestrator.append(("k", ())).unique("welcome:42").await.unwrap();
+        assert!(third.is_new());
+        orchestrator.wait::<()>(third.id()).await.unwrap();
+        worker.shutdown().await.unwrap();
+    }
+
+    /// In a collation that folds case or pads with blanks, `welcome` would equal `Welcome` and `welcome `.
+    async fn unique_keys_are_compared_byte_by_byte(world) {
+        let orchestrator = world.client().await;
+        for key in ["welcome", "Welcome", "welcome ", "wélcome"] {
+            assert!(orchestrator.append(("k", ())).unique(key).await.unwrap().is_new(), "{key:?}");
+        }
+    }
+
+    async fn one_of_many_racing_appends_wins_a_unique_key(world) {
+        let orchestrator = world.client().await;
+        let other = world.client().await;
+        let tasks: Vec<_> = (0..40)
+            .map(|number| {
+                let orchestrator = if number % 2 == 0 { orchestrator.clone() } else { other.clone() };
+                tokio::spawn(async move { orchestrator.append(("k", number)).unique("one").await.unwrap() })
+            })
+            .collect();
+        let mut winners = 0;
+        let mut ids = Vec::new();
+        for task in tasks {
+            let appended = task.await.unwrap();
+            winners += usize::from(appended.is_new());
+            ids.push(appended.id());
+        }
+        ids.dedup();
+        assert_eq!((winners, ids.len()), (1, 1));
+    }
+
+    async fn a_unique_key_within_one_batch_is_won_once(world) {
+        let orchestrator = world.client().await;
+        let commands = (0..6).map(|n| Command::new("k", &n).unwrap().unique(if n < 4 { "a" } else { "b" }));
+        let appended = orchestrator.append_all(commands).await.unwrap();
+        let new: Vec<_> = appended.iter().map(|appended| appended.is_new()).collect();
+        assert_eq!(new, [true, false, false, false, true, false]);
+        assert_eq!(appended[0].id(), appended[3].id());
+    }
+
+    async fn a_delayed_command_is_not_run_early_and_does_not_wait_for_a_poll(world) {
+        let orchestrator = world
+            .builder()
+            .polling_interval(Duration::from_secs(3600))
+            .executor("k", |(): (), _: Context| async move { Ok(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("k", ())).delay(Duration::from_millis(400)).await.unwrap().id();
+        let due = orchestrator.get(id).await.unwrap().unwrap().run_at.unwrap();
+        let ran_at = orchestrator.wait::<i64>(id).await.unwrap().completed().unwrap();
+        assert!(i128::from(ran_at) >= due.unix_timestamp_nanos(), "ran before it was due");
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_command_for_the_year_9999_waits(world) {
+        let orchestrator = world.client().await;
+        let last = datetime!(9999-12-31 23:59:59 UTC);
+        let id = orchestrator.append(("k", ())).at(last).await.unwrap().id();
+        let info = orchestrator.get(id).await.unwrap().unwrap();
+        assert_eq!((info.state, info.run_at), (State::Pending, Some(last)));
+    }
+
+    async fn bad_options_are_refused_with_their_name_and_nothing_is_appended(world) {
+        let orchestrator = world
+            .builder()
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .payload_limit(1_000)
+            .build()
+            .await
+            .unwrap();
+        let append = |key: &str| orchestrator.append((key.to_owned(), ()));
+        let errors = [
+            ("key", append("").await.unwrap_err()),
+            ("key", append(&"k".repeat(10_000)).await.unwrap_err()),
+            ("key", append("a\0b").await.unwrap_err()),
+            ("queue", append("k").queue("").await.unwrap_err()),
+            ("unique", append("k").unique("u".repeat(192)).await.unwrap_err()),
+            ("timeout", append("k").timeout(Duration::ZERO).await.unwrap_err()),
+            ("timeout", append("k").timeout(Duration::MAX).await.unwrap_err()),
+            ("delay", append("k").delay(Duration::MAX).await.unwrap_err()),
+            ("retry_count", append("k").retry_count(u32::MAX).await.unwrap_err()),
+            ("payload", orchestrator.append(("k", "x".repeat(1_000))).await.unwrap_err()),
+        ];
+        for (option, error) in errors {
+            let Error::InvalidCommand { option: named, .. } = &error else { panic!("{error}") };
+            assert_eq!(*named, option, "{error}");
+            assert!(error.to_string().len() < 300, "{error}");
+        }
+        let unknown = append("unknown").await.unwrap_err();
+        assert!(unknown.to_string().contains("this program serves: k."), "{unknown}");
+        assert!(orchestrator.list(Filter::all(), Page::default()).await.unwrap().is_empty());
+    }
+
+    async fn a_remote_key_may_be_appended_and_waits_for_a_program_that_knows_it(world) {
+        let here = world.builder().remote("elsewhere").build().await.unwrap();
+        let here_worker = here.start();
+        let id = here.append(("elsewhere", 7)).await.unwrap().id();
+        let there = world
+            .builder()
+            .executor("elsewhere", |number: u8, _: Context| async move { Ok(number) })
+            .build()
+            .await
+            .unwrap();
+        let there_worker = there.start();
+        assert_eq!(here.wait::<u8>(id).await.unwrap().completed(), Some(7));
+        here_worker.shutdown().await.unwrap();
+        there_worker.shutdown().await.unwrap();
+    }
+
+    async fn any_text_comes_back_as_it_was_given(world) {
+        let orchestrator = world
+            .builder()
+            .executor("echo", |text: String, _: Context| async move { Ok(text) })
+            .executor("say", |text: String, _: Context| async move { Err::<(), _>(Verdict::fail(text).into()) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let text = "nul \0, four bytes 🦀, quote ' \" \\, line \n, bom \u{feff}, Ж";
+        let id = orchestrator.append(("echo", text)).queue("Очередь 🦀").unique("ключ 🦀").await.unwrap().id();
+        assert_eq!(orchestrator.wait::<String>(id).await.unwrap().completed().as_deref(), Some(text));
+        let id = orchestrator.append(("say", text)).await.unwrap().id();
+        orchestrator.wait::<()>(id).await.unwrap();
+        let error = orchestrator.get(id).await.unwrap().unwrap().error.unwrap();
+        assert_eq!(error, text.replace('\0', "\u{fffd}"));
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn an_undecodable_payload_is_parked_with_the_reason_and_the_payload_intact(world) {
+        let orchestrator = world
+            .builder()
+            .executor("number", |number: u32, _: Context| async move { Ok(number) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("number", "no number")).await.unwrap().id();
+        orchestrator.wait::<u32>(id).await.unwrap();
+        let info = orchestrator.get(id).await.unwrap().unwrap();
+        assert_eq!((info.state, info.attempt, info.payload.as_str()), (State::Failed, 1, "\"no number\""));
+        assert!(info.error.unwrap().contains("cannot be decoded"));
+        worker.shutdown().await.unwrap();
+        assert_eq!(state(&orchestrator, id).await, State::Failed);
+    }
+}

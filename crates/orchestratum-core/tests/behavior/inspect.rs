@@ -1,0 +1,174 @@
+//! List, stats, purge, entities, and misuse at start.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use orchestratum_core::{Context, Error, Filter, Orchestrator, Order, Page, State, entity};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+
+use crate::harness::{Backend, on_every_backend, until};
+use crate::rows::number;
+
+on_every_backend! {
+    async fn a_list_is_filtered_sorted_and_read_in_pages(world) {
+        let orchestrator = world.client().await;
+        let mut ids = Vec::new();
+        for number in 0..25 {
+            let key = if number % 5 == 0 { "five" } else { "other" };
+            ids.push(orchestrator.append((key, number)).queue(format!("q{}", number % 2)).await.unwrap().id());
+        }
+        orchestrator.cancel(ids[3]).await.unwrap();
+        let mut seen = Vec::new();
+        let mut page = Page::default().limit(10).order(Order::OldestFirst);
+        loop {
+            let commands = orchestrator.list(Filter::all(), page).await.unwrap();
+            let Some(last) = commands.last() else { break };
+            page = page.after(last.id);
+            seen.extend(commands.into_iter().map(|command| command.id));
+        }
+        assert_eq!(seen, ids);
+        let newest = orchestrator.list(Filter::all(), Page::default().limit(1)).await.unwrap();
+        assert_eq!(newest[0].id, ids[24]);
+        let count = async |filter| orchestrator.list(filter, Page::default()).await.unwrap().len();
+        assert_eq!(count(Filter::all().key("five")).await, 5);
+        assert_eq!(count(Filter::all().key("five").key("other").queue("q1")).await, 12);
+        assert_eq!(count(Filter::all().state(State::Canceled)).await, 1);
+        assert_eq!(count(Filter::all().state(State::Pending)).await, 24);
+        assert_eq!(count(Filter::all().state(State::Pending).state(State::Canceled)).await, 25);
+        let middle = orchestrator.get(ids[12]).await.unwrap().unwrap().created_at;
+        let (from, before) = (Filter::all().created_from(middle), Filter::all().created_before(middle));
+        assert_eq!(count(from).await + count(before).await, 25);
+    }
+
+    async fn stats_count_what_there_is(world) {
+        let orchestrator = world.client().await;
+        let _ = orchestrator.append_all((0..3).map(|n| ("k", n))).await.unwrap();
+        let _ = orchestrator.append(("k", 9)).delay(Duration::from_secs(3600)).await.unwrap();
+        let canceled = orchestrator.append(("k", 10)).queue("mail").await.unwrap().id();
+        orchestrator.cancel(canceled).await.unwrap();
+        let stats = orchestrator.stats().await.unwrap();
+        let queue = &stats.queues[0];
+        assert_eq!((queue.queue.as_str(), queue.due, queue.scheduled, queue.running), ("default", 3, 1, 0));
+        assert_eq!((stats.queues.len(), stats.canceled.value, stats.completed.value), (1, 1, 0));
+    }
+
+    async fn a_purge_removes_old_ended_commands_with_their_history(world) {
+        let orchestrator = world
+            .builder()
+            .default_retry_count(1)
+            .executor("ok", |(): (), _: Context| async move { Ok(()) })
+            .executor("bad", |(): (), _: Context| async move { Err::<(), _>(anyhow!("no")) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        for key in ["ok", "bad", "ok"] {
+            let id = orchestrator.append((key, ())).await.unwrap().id();
+            orchestrator.wait::<()>(id).await.unwrap();
+        }
+        let _ = orchestrator.append(("ok", ())).delay(Duration::from_secs(3600)).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(orchestrator.purge(&[State::Completed, State::Failed], hour).await.unwrap(), 0);
+        assert_eq!(orchestrator.purge(&[State::Pending], Duration::ZERO).await.unwrap(), 0);
+        until("the completed ones are old enough", async || {
+            orchestrator.purge(&[State::Completed], Duration::ZERO).await.unwrap();
+            orchestrator.stats().await.unwrap().completed.value == 0
+        })
+        .await;
+        let connection = world.connect().await;
+        assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_commands").await, 2);
+        until("the failed one is old enough", async || {
+            orchestrator.purge(&[State::Failed], Duration::ZERO).await.unwrap() == 1
+        })
+        .await;
+        for (table, left) in [("commands", 1), ("live", 1), ("ended", 0), ("attempts", 0)] {
+            let count = number(&connection, &format!("SELECT count(*) FROM orchestratum_{table}")).await;
+            assert_eq!(count, left, "{table}");
+        }
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn commands_can_be_queried_as_entities(world) {
+        let orchestrator = world.client().await;
+        let id = orchestrator.append(("k", 7)).priority(3).await.unwrap().id();
+        let canceled = orchestrator.append(("k", 8)).await.unwrap().id();
+        orchestrator.cancel(canceled).await.unwrap();
+        let pending = entity::overview::Entity::find()
+            .filter(entity::overview::Column::State.eq("pending"))
+            .all(orchestrator.connection())
+            .await
+            .unwrap();
+        assert_eq!((pending.len(), pending[0].id, pending[0].priority), (1, id.as_uuid(), 3));
+        let command = entity::command::Entity::find_by_id(canceled.as_uuid()).one(orchestrator.connection()).await.unwrap();
+        assert_eq!(command.unwrap().payload, "8");
+        let ended = entity::ended::Entity::find().all(orchestrator.connection()).await.unwrap();
+        assert_eq!((ended.len(), ended[0].state.as_str()), (1, "canceled"));
+        assert_eq!(entity::live::Entity::find().all(orchestrator.connection()).await.unwrap().len(), 1);
+        assert!(entity::attempt::Entity::find().all(orchestrator.connection()).await.unwrap().is_empty());
+        assert!(entity::instance::Entity::find().all(orchestrator.connection()).await.unwrap().is_empty());
+        assert!(entity::queue::Entity::find().all(orchestrator.connection()).await.unwrap().is_empty());
+    }
+
+    async fn an_output_of_another_type_is_an_error_that_names_the_command(world) {
+        let orchestrator = world
+            .builder()
+            .executor("k", |(): (), _: Context| async move { Ok("text") })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("k", ())).await.unwrap().id();
+        let error = orchestrator.wait::<u32>(id).await.unwrap_err();
+        assert!(matches!(error, Error::Output { id: named, .. } if named == id));
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_schema_behind_or_ahead_is_refused_with_what_to_do(world) {
+        let connection = world.connect().await;
+        let build = async || world.builder().client_only().build().await.unwrap_err();
+        connection.execute_unprepared("UPDATE orchestratum_schema SET version = 99").await.unwrap();
+        assert!(matches!(build().await, Error::SchemaAhead { found: 99, .. }));
+        connection.execute_unprepared("UPDATE orchestratum_schema SET version = 0").await.unwrap();
+        assert!(matches!(build().await, Error::SchemaBehind { found: Some(0), .. }));
+        orchestratum_migration::down(&connection).await.unwrap();
+        let error = build().await;
+        assert!(matches!(error, Error::SchemaBehind { found: None, .. }));
+        assert!(error.to_string().contains("cargo run -p orchestratum-migration -- up"), "{error}");
+        world.builder().client_only().migrate().build().await.unwrap();
+    }
+
+    async fn an_unreachable_database_is_an_error_at_build(world) {
+        let url = match world.backend {
+            Backend::Sqlite => "sqlite:///nonexistent/folder/app.db?mode=rwc",
+            Backend::Postgres => "postgres://nobody@127.0.0.1:1/app",
+            Backend::Mariadb => "mysql://nobody@127.0.0.1:1/app",
+        };
+        let error = Orchestrator::builder().database(url).client_only().build().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+        assert!(error.is_transient());
+    }
+
+    async fn nonsense_at_build_names_what_to_change(world) {
+        let twice = world
+            .builder()
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap_err();
+        assert!(twice.to_string().contains("key `k` is registered twice"), "{twice}");
+        let empty = world.builder().executor("", |(): (), _: Context| async move { Ok(()) }).build().await.unwrap_err();
+        assert!(empty.to_string().contains("it is empty"), "{empty}");
+        let memory = Orchestrator::builder().database("sqlite::memory:").build().await.unwrap_err();
+        assert!(memory.to_string().contains("use a file"), "{memory}");
+        let nothing = Orchestrator::builder().build().await.unwrap_err();
+        assert!(nothing.to_string().contains(".database(url)"), "{nothing}");
+        let missing = world
+            .builder()
+            .require(|services| services.get::<String>("handler `greet`").map(drop))
+            .build()
+            .await
+            .unwrap_err();
+        assert!(matches!(missing, Error::MissingService { .. }), "{missing}");
+    }
+}

@@ -1,0 +1,13 @@
+//! What an orchestrator promises, on every backend.
+
+mod append;
+mod attempts;
+mod cancel;
+mod complete_in;
+mod follow_ups;
+mod harness;
+mod inspect;
+mod queues;
+mod rows;
+mod schema;
+mod shutdown;

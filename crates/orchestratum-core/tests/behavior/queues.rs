@@ -1,0 +1,162 @@
+//! Queues, priorities, concurrency.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use orchestratum_core::{Command, Context, Error, State};
+
+use crate::harness::{on_every_backend, until};
+use crate::rows::state;
+
+on_every_backend! {
+    async fn a_larger_priority_runs_first_and_equals_in_order(world) {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&order);
+        let orchestrator = world
+            .builder()
+            .concurrency(1)
+            .claim_batch(1)
+            .executor("k", move |number: i32, _: Context| {
+                seen.lock().unwrap().push(number);
+                async move { Ok(()) }
+            })
+            .build()
+            .await
+            .unwrap();
+        let mut ids = Vec::new();
+        for (number, priority) in [(1, 0), (2, -5), (3, 9), (4, 0), (5, 9)] {
+            ids.push(orchestrator.append(("k", number)).priority(priority).await.unwrap().id());
+        }
+        let worker = orchestrator.start();
+        for id in ids {
+            orchestrator.wait::<()>(id).await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [3, 5, 1, 4, 2]);
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn no_more_than_the_concurrency_of_a_queue_run_at_once(world) {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (running, peak) = (Arc::clone(&now), Arc::clone(&most));
+        let orchestrator = world
+            .builder()
+            .concurrency(50)
+            .queue_concurrency("narrow", 3)
+            .executor("k", move |(): (), _: Context| {
+                let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
+                async move {
+                    peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                }
+            })
+            .build()
+            .await
+            .unwrap();
+        let commands = (0..60).map(|_| Command::new("k", &()).unwrap().queue("narrow"));
+        let appended = orchestrator.append_all(commands).await.unwrap();
+        let worker = orchestrator.start();
+        for appended in appended {
+            orchestrator.wait::<()>(appended.id()).await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_worker_serves_the_queues_that_it_was_given(world) {
+        let mail = world
+            .builder()
+            .queues(["mail"])
+            .executor("k", |(): (), ctx: Context| async move { Ok(ctx.queue().to_owned()) })
+            .build()
+            .await
+            .unwrap();
+        let worker = mail.start();
+        let other = mail.append(("k", ())).await.unwrap().id();
+        let served = mail.append(("k", ())).queue("mail").await.unwrap().id();
+        assert_eq!(mail.wait::<String>(served).await.unwrap().completed().as_deref(), Some("mail"));
+        assert_eq!(state(&mail, other).await, State::Pending);
+        worker.shutdown().await.unwrap();
+        let all = world
+            .builder()
+            .executor("k", |(): (), ctx: Context| async move { Ok(ctx.queue().to_owned()) })
+            .build()
+            .await
+            .unwrap();
+        let worker = all.start();
+        assert_eq!(all.wait::<String>(other).await.unwrap().completed().as_deref(), Some("default"));
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_paused_queue_waits_until_it_is_resumed(world) {
+        let orchestrator = world
+            .builder()
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap();
+        orchestrator.pause("mail").await.unwrap();
+        orchestrator.pause("mail").await.unwrap();
+        let worker = orchestrator.start();
+        let paused = orchestrator.append(("k", ())).queue("mail").await.unwrap().id();
+        let other = orchestrator.append(("k", ())).await.unwrap().id();
+        orchestrator.wait::<()>(other).await.unwrap();
+        assert_eq!(state(&orchestrator, paused).await, State::Pending);
+        let stats = orchestrator.stats().await.unwrap();
+        let mail = stats.queues.iter().find(|queue| queue.queue == "mail").unwrap();
+        assert!(mail.paused && mail.due == 1);
+        orchestrator.resume("mail").await.unwrap();
+        orchestrator.wait::<()>(paused).await.unwrap();
+        assert!(matches!(orchestrator.pause("").await, Err(Error::InvalidConfig { .. })));
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn a_backlog_of_unknown_keys_does_not_hold_up_known_ones(world) {
+        let client = world.client().await;
+        let unknown = client.append_all((0..5_000).map(|n| ("unknown", n))).await.unwrap();
+        let orchestrator = world
+            .builder()
+            .executor("known", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("known", ())).await.unwrap().id();
+        orchestrator.wait::<()>(id).await.unwrap();
+        assert_eq!(state(&orchestrator, unknown[0].id()).await, State::Pending);
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn two_workers_share_a_backlog_and_run_each_command_once(world) {
+        let runs = Arc::new(Mutex::new(vec![0_u32; 2_000]));
+        let mut workers = Vec::new();
+        let mut orchestrators = Vec::new();
+        for _ in 0..2 {
+            let seen = Arc::clone(&runs);
+            let orchestrator = world
+                .builder()
+                .claim_batch(100)
+                .executor("k", move |number: usize, _: Context| {
+                    seen.lock().unwrap()[number] += 1;
+                    async move { Ok(()) }
+                })
+                .build()
+                .await
+                .unwrap();
+            orchestrators.push(orchestrator);
+        }
+        orchestrators[0].append_all((0..2_000_usize).map(|n| ("k", n))).await.unwrap();
+        workers.extend(orchestrators.iter().map(|orchestrator| orchestrator.start()));
+        until("all have ended", async || {
+            let stats = orchestrators[0].stats().await.unwrap();
+            stats.completed.value == 2_000
+        })
+        .await;
+        assert!(runs.lock().unwrap().iter().all(|count| *count == 1));
+        for worker in workers {
+            worker.shutdown().await.unwrap();
+        }
+    }
+}
