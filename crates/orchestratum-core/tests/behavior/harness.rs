@@ -1,7 +1,7 @@
 //! A database of its own for each case, on each backend.
 
 use std::fmt;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) fn run<F, Fut>(backend: Backend, case: F)
 where
     F: FnOnce(&'static World) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
+    Fut: Future<Output = ()>,
 {
     let Some(server) = backend.server() else {
         assert!(!backend.is_required(), "{backend} is required, but its address is not set");
@@ -45,16 +45,19 @@ where
     // Cases share the world with tasks of their own; it is a few bytes that live as long as the process.
     let world: &'static World = Box::leak(Box::new(world));
     let (ended, end) = mpsc::channel();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let case = runtime.spawn(case(world));
-    runtime.spawn(async move { ended.send(case.await) });
-    let result = end.recv_timeout(PATIENCE);
-    runtime.shutdown_background();
+    let case = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(case(world))));
+        runtime.shutdown_background();
+        // Nobody listens to a case that took too long.
+        let _ = ended.send(());
+        result
+    });
+    let in_time = end.recv_timeout(PATIENCE).is_ok();
     housekeeping.block_on(world.clean_up(&server, &database));
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => resume_unwind(error.into_panic()),
-        Err(_) => panic!("the case did not end within {PATIENCE:?}"),
+    assert!(in_time, "the case did not end within {PATIENCE:?}");
+    if let Err(panic) = case.join().and_then(|result| result) {
+        resume_unwind(panic);
     }
 }
 
@@ -90,11 +93,7 @@ macro_rules! on_every_backend {
 pub(crate) use on_every_backend;
 
 /// Waits until `condition` holds; the one place of the suite that polls.
-pub(crate) async fn until<F, Fut>(what: &str, mut condition: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = bool>,
-{
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     while !condition().await {

@@ -7,6 +7,7 @@ mod complete_in;
 mod follow_ups;
 mod harness;
 mod inspect;
+mod leases;
 mod queues;
 mod rows;
 mod schema;
