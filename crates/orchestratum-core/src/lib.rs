@@ -84,3 +84,9 @@ pub mod internal {
     pub use crate::context::write_output;
     pub use crate::orchestrator::missing_service;
 }
+
+/// The suite's, for the cases that look behind the public interface.
+#[cfg(test)]
+#[path = "../tests/behavior/harness.rs"]
+#[allow(dead_code, unused_macros, reason = "the suite uses more of it")]
+mod harness;

@@ -31,6 +31,8 @@ pub(crate) mod purge;
 pub(crate) mod read;
 pub(crate) mod settle;
 pub(crate) mod sql;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use backend::is_transient;
 

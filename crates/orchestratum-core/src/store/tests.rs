@@ -1,0 +1,296 @@
+//! Every operation from every state, on every backend, against [`state::next`](crate::state::next).
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use sea_orm::ConnectionTrait;
+
+use crate::command::{CommandId, FollowUps, NewCommand, RunAt};
+use crate::harness::{World, on_every_backend};
+use crate::instance_id::InstanceId;
+use crate::instant::Timestamp;
+use crate::outcome::Ending;
+use crate::state::{Event, State, next};
+use crate::store::Store;
+use crate::store::claim::Lane;
+use crate::store::settle::{Lease, Report, Settled};
+
+const KEY: &str = "k";
+
+struct Table {
+    store: Store,
+    instance: InstanceId,
+}
+
+impl Table {
+    async fn new(world: &World) -> Self {
+        let store = Store::new(world.connect().await, false).unwrap();
+        let instance = InstanceId::new();
+        store.register(instance, "test", Duration::from_secs(3600)).await.unwrap();
+        Self { store, instance }
+    }
+
+    fn lane(queue: &str) -> Lane {
+        Lane { queue: queue.to_owned(), key: KEY.to_owned(), priority: 0 }
+    }
+
+    /// Each command has a queue of its own, so that a claim can mean just it.
+    async fn append(&self, queue: &str) -> CommandId {
+        let command = NewCommand {
+            key: KEY.to_owned(),
+            queue: queue.to_owned(),
+            priority: 0,
+            payload: "null".to_owned(),
+            run_at: RunAt::AfterMicros(0),
+            timeout_ms: 1_000,
+            retry_count: 1_000,
+            retry_policy: None,
+            unique_key: None,
+            follow_ups: FollowUps::default(),
+        };
+        self.store.append(&[command]).await.unwrap()[0].id
+    }
+
+    async fn claim(&self, queue: &str) -> usize {
+        let first = Timestamp::from_micros(i64::MIN);
+        self.store.claim(self.instance, &Self::lane(queue), first, 10).await.unwrap().len()
+    }
+
+    /// A command in the given state.
+    async fn in_state(&self, state: State, queue: &str) -> CommandId {
+        let id = self.append(queue).await;
+        match state {
+            State::Pending => {}
+            State::Blocked => {
+                let sql =
+                    self.store.sql("UPDATE orchestratum_live SET state = 'blocked' WHERE id = ").bind(id.as_uuid());
+                self.store.execute(sql).await.unwrap();
+            }
+            State::Running => assert_eq!(self.claim(queue).await, 1),
+            State::Completed | State::Failed => {
+                assert_eq!(self.claim(queue).await, 1);
+                let ending = if state == State::Failed { Ending::Fatal("x".into()) } else { Ending::Completed(None) };
+                assert_eq!(self.settle(self.lease(id).await, ending).await, Settled::Now(state));
+            }
+            State::Canceled => {
+                self.store.cancel(id).await.unwrap();
+            }
+        }
+        assert_eq!(self.state(id).await, state);
+        id
+    }
+
+    async fn state(&self, id: CommandId) -> State {
+        let (live, ended) = self.rows(id).await;
+        assert_eq!(live + ended, 1, "a command is in exactly one of the two tables");
+        self.store.get(id).await.unwrap().unwrap().state
+    }
+
+    async fn rows(&self, id: CommandId) -> (i64, i64) {
+        let mut counts = [0; 2];
+        for (count, table) in std::iter::zip(&mut counts, ["live", "ended"]) {
+            let sql = self.store.sql(&format!("SELECT id FROM orchestratum_{table} WHERE id = ")).bind(id.as_uuid());
+            *count = self.store.rows(sql).await.unwrap().len() as i64;
+        }
+        (counts[0], counts[1])
+    }
+
+    /// The lease that the command has, or would have if it were running.
+    async fn lease(&self, id: CommandId) -> Lease {
+        let attempt = self.store.get(id).await.unwrap().unwrap().attempt;
+        Lease { id, attempt, instance: self.instance }
+    }
+
+    async fn settle(&self, lease: Lease, ending: Ending) -> Settled {
+        let report = Report {
+            lease,
+            ending,
+            retry_count: 1_000,
+            max_losses: 1_000,
+            retry_delay: Duration::ZERO,
+            follow_ups: None,
+            on_success: Vec::new(),
+            duration: None,
+        };
+        self.store.settle(&[report]).await.unwrap()[0]
+    }
+
+    /// Does what the event means, as far as the store has an operation for it. Refusals are for the caller to see in
+    /// the state.
+    async fn raise(&mut self, event: Event, id: CommandId, queue: &str) {
+        let lease = self.lease(id).await;
+        match event {
+            Event::Claim => {
+                self.claim(queue).await;
+            }
+            Event::Extend => assert!(self.store.extend(self.instance, Duration::from_secs(3600)).await.unwrap()),
+            Event::Complete => {
+                self.settle(lease, Ending::Completed(Some("1".into()))).await;
+            }
+            Event::Retry => {
+                // By an attempt that failed, then by an operator: each is refused where the other is meant.
+                if self.settle(lease, Ending::Error("x".into())).await == Settled::LeaseLost {
+                    let _ = self.store.retry(id).await;
+                }
+            }
+            Event::Snooze => {
+                self.settle(lease, Ending::Snoozed(Duration::ZERO)).await;
+            }
+            Event::Fail => {
+                self.settle(lease, Ending::Fatal("x".into())).await;
+            }
+            Event::Reclaim => {
+                let dead = std::mem::replace(&mut self.instance, InstanceId::new());
+                self.store.register(self.instance, "next", Duration::from_secs(3600)).await.unwrap();
+                assert!(self.store.extend(dead, Duration::ZERO).await.unwrap());
+                assert!(self.store.fence().await.unwrap().contains(&dead));
+                self.store.reclaim(dead, 1_000, 100).await.unwrap();
+                assert!(!self.store.extend(dead, Duration::from_secs(1)).await.unwrap(), "fencing is final");
+            }
+            Event::Cancel => {
+                if let Ok(crate::Canceled::Requested) = self.store.cancel(id).await {
+                    self.settle(lease, Ending::Canceled).await;
+                }
+            }
+        }
+    }
+}
+
+on_every_backend! {
+    async fn every_operation_from_every_state_does_what_the_table_says(world) {
+        let mut table = Table::new(world).await;
+        for state in State::ALL {
+            for event in Event::ALL {
+                let queue = format!("{state}-{event}");
+                let id = table.in_state(state, &queue).await;
+                table.raise(event, id, &queue).await;
+                assert_eq!(table.state(id).await, next(state, event).unwrap_or(state), "{state} × {event}");
+            }
+        }
+    }
+
+    /// Guarantee 3: the attempt before, the attempt after, another instance.
+    async fn a_stale_token_changes_nothing(world) {
+        let table = Table::new(world).await;
+        let id = table.in_state(State::Running, "q").await;
+        table.settle(table.lease(id).await, Ending::Snoozed(Duration::ZERO)).await;
+        table.claim("q").await;
+        let lease = table.lease(id).await;
+        assert_eq!(lease.attempt, 2);
+        let stale = [
+            Lease { attempt: 1, ..lease },
+            Lease { attempt: 3, ..lease },
+            Lease { instance: InstanceId::new(), ..lease },
+        ];
+        let endings = [
+            Ending::Completed(None),
+            Ending::Error("x".into()),
+            Ending::TimedOut,
+            Ending::Fatal("x".into()),
+            Ending::Snoozed(Duration::ZERO),
+            Ending::GivenBack,
+            Ending::Canceled,
+            Ending::LostLease,
+        ];
+        for stale in stale {
+            for ending in &endings {
+                assert_eq!(table.settle(stale, ending.clone()).await, Settled::LeaseLost, "{ending:?}");
+                assert_eq!(table.state(id).await, State::Running);
+            }
+        }
+        assert!(table.store.attempts(id).await.unwrap().is_empty());
+        assert_eq!(table.settle(lease, Ending::Completed(None)).await, Settled::Now(State::Completed));
+    }
+
+    async fn a_fenced_instance_claims_nothing(world) {
+        let table = Table::new(world).await;
+        table.append("q").await;
+        table.store.extend(table.instance, Duration::ZERO).await.unwrap();
+        table.store.fence().await.unwrap();
+        assert_eq!(table.claim("q").await, 0);
+    }
+
+    async fn an_expired_instance_that_nobody_has_fenced_extends_and_goes_on(world) {
+        let table = Table::new(world).await;
+        let id = table.in_state(State::Running, "q").await;
+        table.store.extend(table.instance, Duration::ZERO).await.unwrap();
+        assert!(table.store.extend(table.instance, Duration::from_secs(3600)).await.unwrap());
+        assert!(table.store.fence().await.unwrap().is_empty());
+        assert_eq!(table.state(id).await, State::Running);
+    }
+
+    /// Random walks: whatever is tried in whatever order, a command is where the pure function says.
+    async fn random_operations_follow_the_pure_function(world) {
+        let mut table = Table::new(world).await;
+        let mut runner = TestRunner::deterministic();
+        let walks = proptest::collection::vec((0..3_usize, 0..Event::ALL.len()), 60);
+        for walk in 0..4 {
+            let steps = walks.new_tree(&mut runner).unwrap().current();
+            let queues = [0, 1, 2].map(|command| format!("{walk}-{command}"));
+            let mut commands = Vec::new();
+            for queue in &queues {
+                commands.push((table.append(queue).await, State::Pending, 0_u32));
+            }
+            for (command, event) in steps {
+                let event = Event::ALL[event];
+                let id = commands[command].0;
+                table.raise(event, id, &queues[command]).await;
+                for (index, (id, state, attempt)) in commands.iter_mut().enumerate() {
+                    // A reclaim takes from all: the instance was theirs as well.
+                    if index == command || event == Event::Reclaim {
+                        *state = next(*state, event).unwrap_or(*state);
+                    }
+                    let info = table.store.get(*id).await.unwrap().unwrap();
+                    assert_eq!(info.state, *state, "after {event}");
+                    assert!(info.attempt >= *attempt, "the attempt number never falls");
+                    *attempt = info.attempt;
+                }
+            }
+        }
+    }
+
+    async fn a_claim_reads_the_due_index_and_nothing_else(world) {
+        let table = Table::new(world).await;
+        for _ in 0..3 {
+            table.append("q").await;
+        }
+        let connection = &table.store.connection;
+        let lane = "queue = 'q' AND command_key = 'k' AND priority = 0 AND run_at >= 0 AND run_at <= 9 AND state = 'pending'";
+        let (explain, hint) = match world.backend {
+            crate::harness::Backend::Sqlite => ("EXPLAIN QUERY PLAN ", ""),
+            crate::harness::Backend::Postgres => {
+                connection.execute_unprepared("ANALYZE orchestratum_live").await.unwrap();
+                // Three rows are cheaper to scan; the question is whether the index can serve the claim.
+                ("SET enable_seqscan = off; EXPLAIN ", "")
+            }
+            crate::harness::Backend::Mariadb => ("EXPLAIN ", table.store.backend.due_index_hint()),
+        };
+        let sql = format!("SELECT id, attempt FROM orchestratum_live{hint} WHERE {lane} ORDER BY run_at LIMIT 5");
+        let plan = match explain.split_once("; ") {
+            Some((set, explain)) => {
+                use sea_orm::TransactionTrait;
+                let transaction = connection.begin().await.unwrap();
+                transaction.execute_unprepared(set).await.unwrap();
+                let plan = plan(&transaction, &format!("{explain}{sql}")).await;
+                transaction.rollback().await.unwrap();
+                plan
+            }
+            None => plan(connection, &format!("{explain}{sql}")).await,
+        };
+        assert!(plan.contains("ix_orchestratum_live__due"), "{plan}");
+        assert!(!plan.to_lowercase().contains("sort") && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+/// The text columns of a plan, row by row.
+async fn plan(connection: &impl ConnectionTrait, sql: &str) -> String {
+    let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
+    let rows = connection.query_all_raw(statement).await.unwrap();
+    let cell = |row: &sea_orm::QueryResult, column: &String| row.try_get::<Option<String>>("", column).ok().flatten();
+    let line = |row: &sea_orm::QueryResult| {
+        row.column_names().iter().filter_map(|column| cell(row, column)).collect::<Vec<_>>().join(" ")
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}

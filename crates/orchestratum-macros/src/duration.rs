@@ -1,0 +1,54 @@
+//! Durations in attributes.
+
+use std::time::Duration;
+
+use syn::LitStr;
+
+/// The longest timeout that a command may have.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Reads `"10m"`, `"30s"`, `"1h30m"`, `"250ms"`; an error points at the literal.
+pub(crate) fn parse(literal: &LitStr) -> syn::Result<Duration> {
+    let text = literal.value();
+    let Some(duration) = read(&text) else {
+        let problem = format!(
+            "`{text}` is not a duration: write it like \"250ms\", \"30s\", \"10m\", \"1h30m\" or \"2d\", larger units first"
+        );
+        return Err(syn::Error::new_spanned(literal, problem));
+    };
+    if duration.is_zero() || duration > LONGEST {
+        return Err(syn::Error::new_spanned(literal, format!("`{text}` is not between 1 ms and 100 years")));
+    }
+    Ok(duration)
+}
+
+fn read(text: &str) -> Option<Duration> {
+    let (mut rest, mut total, mut units) = (text, 0_u64, UNITS.as_slice());
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let at = units.iter().position(|(name, _)| *name == unit)?;
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(units[at].1)?)?;
+        (rest, units) = (tail, &units[at + 1..]);
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_larger_units_first() {
+        assert_eq!(read("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(read("1h30m"), Some(Duration::from_secs(5_400)));
+        assert_eq!(read("2d"), Some(Duration::from_secs(172_800)));
+        for nonsense in ["", "10", "m", "10 m", "10x", "-1s", "1.5h", "30m1h", "1s1s", "99999999999999999999s"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+}
