@@ -205,10 +205,11 @@ impl Builder {
     /// [`Error::SchemaBehind`], [`Error::SchemaAhead`], [`Error::Database`].
     pub async fn build(self) -> Result<Orchestrator> {
         self.config.validate()?;
-        let registry = Registry::new(self.executors, self.remote, self.client_only)?;
+        // First: they know more about what they registered than the registry does.
         for requirement in self.requirements {
             requirement(&self.services)?;
         }
+        let registry = Registry::new(self.executors, self.remote, self.client_only)?;
         let connection = match self.database {
             Some(Database::Url(url)) => backend::connect(&url, Purpose::Application, self.config.poll_only).await?,
             Some(Database::Connection(connection)) => connection,
