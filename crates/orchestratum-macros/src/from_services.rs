@@ -5,6 +5,8 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Fields};
 
+use crate::at;
+
 pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let Data::Struct(data) = &input.data else {
         let problem = "`FromServices` is for structs whose fields are services";
@@ -14,7 +16,7 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     let take = |field: &Field| {
         let ty = &field.ty;
-        quote_spanned! {ty.span()=>
+        quote_spanned! {at(ty.span())=>
             <#ty as ::orchestratum_mediator::FromServices>::from_services(services, wanted_by)?
         }
     };

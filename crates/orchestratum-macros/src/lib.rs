@@ -100,3 +100,9 @@ pub fn stream_handler(attribute: TokenStream, item: TokenStream) -> TokenStream 
 fn finish(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
     result.unwrap_or_else(|error| error.into_compile_error()).into()
 }
+
+/// Where an error is shown, with the names of the place where the macro stands: the tokens there may come from another
+/// macro.
+fn at(span: proc_macro2::Span) -> proc_macro2::Span {
+    span.resolved_at(proc_macro2::Span::call_site())
+}

@@ -8,6 +8,7 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, Expr, LitInt, LitStr, Token, Type};
 
+use crate::at;
 use crate::duration;
 
 /// Keys and queues have at most as many bytes, as in core.
@@ -91,15 +92,13 @@ impl Options {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             quote::quote!(defaults.timeout = ::core::option::Option::Some(::core::time::Duration::from_millis(#millis));)
         });
-        let retries = self.retries.map(|retries| {
-            quote::quote!(defaults.retry_count = ::core::option::Option::Some(#retries);)
-        });
+        let retries =
+            self.retries.map(|retries| quote::quote!(defaults.retry_count = ::core::option::Option::Some(#retries);));
         let queue = self.queue.as_ref().map(|queue| {
-            quote_spanned!(queue.span()=> defaults.queue = ::core::option::Option::Some(::std::string::String::from(#queue));)
+            quote_spanned!(at(queue.span())=> defaults.queue = ::core::option::Option::Some(::std::string::String::from(#queue));)
         });
-        let priority = self.priority.map(|priority| {
-            quote::quote!(defaults.priority = ::core::option::Option::Some(#priority);)
-        });
+        let priority =
+            self.priority.map(|priority| quote::quote!(defaults.priority = ::core::option::Option::Some(#priority);));
         quote::quote! {{
             #[allow(unused_mut, reason = "no option may be set")]
             let mut defaults = <::orchestratum_mediator::Defaults as ::core::default::Default>::default();

@@ -5,6 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Generics, parse_quote};
 
+use crate::at;
 use crate::case::request_name;
 use crate::named::{self, refuse_lifetimes, with_named_parameters};
 use crate::options::Options;
@@ -26,14 +27,14 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let response = options.response.as_ref().map_or_else(|| quote!(()), |response| quote!(#response));
     let defaults = options.defaults();
     let follow_ups = options.follow_ups.then(|| {
-        quote_spanned! {ident.span()=>
+        quote_spanned! {at(ident.span())=>
             fn endings() -> ::core::option::Option<::orchestratum_mediator::macro_support::Endings<Self>> {
                 ::core::option::Option::Some(::orchestratum_mediator::macro_support::Endings::of())
             }
         }
     });
     let behaviors = (!options.behaviors.is_empty()).then(|| {
-        let behaviors = options.behaviors.iter().map(|behavior| quote_spanned!(behavior.span()=> .with(#behavior)));
+        let behaviors = options.behaviors.iter().map(|behavior| quote_spanned!(at(behavior.span())=> .with(#behavior)));
         quote! {
             fn behaviors() -> ::orchestratum_mediator::Behaviors<Self> {
                 ::orchestratum_mediator::Behaviors::new()#(#behaviors)*

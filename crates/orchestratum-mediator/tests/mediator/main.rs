@@ -1,0 +1,14 @@
+//! The mediator on a temporary SQLite file: everything that a program does with it, from the outside.
+//!
+//! All handlers of this binary register themselves in every test that calls `.mediator()`, as in a real program.
+
+mod app;
+mod behaviors;
+mod durable;
+mod elsewhere;
+mod follow_ups;
+mod generic;
+mod publish;
+mod send;
+mod start;
+mod streams;
