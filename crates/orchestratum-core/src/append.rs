@@ -17,7 +17,6 @@ use crate::store::append::{Stored, append_in};
 
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
 pub struct Appended {
     stored: Stored,
 }

@@ -115,6 +115,14 @@ impl Backend {
         }
     }
 
+    /// Whether the rows of a list of ids are found by joining the list as a table.
+    ///
+    /// MariaDB scans a small table rather than look up some of its rows, whatever the index hint, and a scan that locks
+    /// waits for rows that it does not even want. A join in a fixed order always looks up.
+    pub(crate) const fn joins_ids(self) -> bool {
+        matches!(self, Self::Mysql)
+    }
+
     /// Whether `GROUP BY` over the leading columns of an index reads one entry a group. MySQL and MariaDB do (a loose
     /// index scan); elsewhere a recursive query jumps from group to group.
     pub(crate) const fn skips_through_groups(self) -> bool {

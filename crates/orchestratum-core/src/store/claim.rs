@@ -185,12 +185,11 @@ impl Store {
         }
         let mut ids: Vec<Uuid> = due.iter().map(|due| due.id).collect();
         ids.sort_unstable();
-        let sql = self
-            .sql("UPDATE orchestratum_live SET state = 'running', attempt = attempt + 1, instance = ")
-            .bind(instance.as_uuid())
-            .text(" WHERE state = 'pending' AND id")
-            .any(&ids)
-            .text(" AND EXISTS (SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
+        let lease =
+            |sql: Sql| sql.text("state = 'running', attempt = attempt + 1, instance = ").bind(instance.as_uuid());
+        let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease)
+            .text(" AND state = 'pending' AND EXISTS (")
+            .text("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
             .bind(instance.as_uuid())
             .text(")");
         if execute_in(transaction, sql).await? == 0 {

@@ -8,7 +8,7 @@ use crate::command::CommandId;
 use crate::error::Result;
 use crate::state::State;
 use crate::store::instance::micros;
-use crate::store::sql::Columns;
+use crate::store::sql::{Columns, Sql};
 use crate::store::{Store, execute_in, rows_in};
 
 /// What one step of a purge did.
@@ -59,12 +59,12 @@ impl Store {
                     }
                 }
                 if !old.is_empty() {
-                    for condition in [
-                        "DELETE FROM orchestratum_attempts WHERE command_id",
-                        "DELETE FROM orchestratum_ended WHERE id",
-                        "DELETE FROM orchestratum_commands WHERE id",
+                    for (table, column) in [
+                        ("orchestratum_attempts", "command_id"),
+                        ("orchestratum_ended", "id"),
+                        ("orchestratum_commands", "id"),
                     ] {
-                        execute_in(transaction, self.sql(condition).any(&old)).await?;
+                        execute_in(transaction, Sql::delete(self.backend, table, column, &old)).await?;
                     }
                 }
                 Ok(Purged { count: old.len(), next: last.filter(|_| rows.len() == limit) })

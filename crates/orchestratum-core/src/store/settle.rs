@@ -188,8 +188,7 @@ impl Store {
         ids: &[Uuid],
     ) -> Result<Vec<Uuid>> {
         let guard = |sql: Sql| {
-            sql.any(ids)
-                .text(" AND state = 'running' AND instance = ")
+            sql.text(" AND state = 'running' AND instance = ")
                 .bind(instance.as_uuid())
                 .text(" AND attempt = ")
                 .bind(stored(attempt))
@@ -198,13 +197,13 @@ impl Store {
             rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>()
         };
         if self.backend.returns_deleted() {
-            let sql = guard(self.sql("DELETE FROM orchestratum_live WHERE id")).text(" RETURNING id");
+            let sql = guard(Sql::delete(self.backend, "orchestratum_live", "id", ids)).text(" RETURNING id");
             return Ok(read(rows_in(transaction, sql).await?)?);
         }
-        let sql = guard(self.sql("SELECT id FROM orchestratum_live WHERE id")).text(" FOR UPDATE");
+        let sql = guard(self.sql("SELECT id FROM ").rows_of("orchestratum_live", "id", ids)).text(" FOR UPDATE");
         let taken = read(rows_in(transaction, sql).await?)?;
         if !taken.is_empty() {
-            execute_in(transaction, self.sql("DELETE FROM orchestratum_live WHERE id").any(&taken)).await?;
+            execute_in(transaction, Sql::delete(self.backend, "orchestratum_live", "id", &taken)).await?;
         }
         Ok(taken)
     }

@@ -19,6 +19,40 @@ impl Sql {
         Self { backend, text: text.to_owned(), values: Vec::new() }
     }
 
+    /// `DELETE` the rows of `table` whose `column` is one of these ids, by primary key.
+    pub(crate) fn delete(backend: Backend, table: &str, column: &str, ids: &[Uuid]) -> Self {
+        let what = if backend.joins_ids() { table } else { "" };
+        Self::new(backend, "DELETE ").text(what).text(" FROM ").rows_of(table, column, ids)
+    }
+
+    /// `UPDATE` the rows of `table` with these ids, by primary key; conditions may follow.
+    pub(crate) fn update(backend: Backend, table: &str, ids: &[Uuid], set: impl FnOnce(Self) -> Self) -> Self {
+        let update = Self::new(backend, "UPDATE ");
+        if backend.joins_ids() {
+            set(update.joined(table, "id", ids).text(" SET ")).text(" WHERE 1 = 1")
+        } else {
+            set(update.text(table).text(" SET ")).text(" WHERE id").any(ids)
+        }
+    }
+
+    /// After a `FROM`: the rows of `table` whose `column` is one of these ids, by primary key; conditions may follow.
+    pub(crate) fn rows_of(self, table: &str, column: &str, ids: &[Uuid]) -> Self {
+        if self.backend.joins_ids() {
+            self.joined(table, column, ids).text(" WHERE 1 = 1")
+        } else {
+            self.text(table).text(" WHERE ").text(column).any(ids)
+        }
+    }
+
+    /// The ids as a table, then `table`: one value to bind, however many ids.
+    fn joined(self, table: &str, column: &str, ids: &[Uuid]) -> Self {
+        let ids: Vec<String> = ids.iter().map(|id| id.simple().to_string()).collect();
+        self.text("JSON_TABLE(")
+            .bind(serde_json::json!(ids).to_string())
+            .text(", '$[*]' COLUMNS (wanted CHAR(32) PATH '$')) AS ids STRAIGHT_JOIN ")
+            .text(&format!("{table} FORCE INDEX (PRIMARY) ON {table}.{column} = UNHEX(ids.wanted)"))
+    }
+
     pub(crate) fn text(mut self, text: &str) -> Self {
         self.push(text);
         self

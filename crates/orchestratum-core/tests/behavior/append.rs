@@ -51,16 +51,30 @@ on_every_backend! {
             .unwrap();
         let worker = orchestrator.start();
         let connection = world.connect().await;
+        // In random order, by four writers where writers do not exclude each other.
+        let writers: Vec<_> = (0..4_i64)
+            .map(|writer| {
+                let (orchestrator, connection) = (orchestrator.clone(), connection.clone());
+                tokio::spawn(async move {
+                    let mut committed = Vec::new();
+                    for number in (writer * 2_500)..(writer + 1) * 2_500 {
+                        let transaction = connection.begin_with_options(immediate()).await.unwrap();
+                        let append = orchestrator.append(("note", number)).within(&transaction);
+                        assert!(append.await.unwrap().is_new());
+                        if fastrand::bool() {
+                            transaction.commit().await.unwrap();
+                            committed.push(number);
+                        } else {
+                            transaction.rollback().await.unwrap();
+                        }
+                    }
+                    committed
+                })
+            })
+            .collect();
         let mut committed = Vec::new();
-        for number in 0..200_i64 {
-            let transaction = connection.begin_with_options(immediate()).await.unwrap();
-            let _ = orchestrator.append(("note", number)).within(&transaction).await.unwrap();
-            if number % 3 == 0 {
-                transaction.commit().await.unwrap();
-                committed.push(number);
-            } else {
-                transaction.rollback().await.unwrap();
-            }
+        for writer in writers {
+            committed.extend(writer.await.unwrap());
         }
         until("all committed commands have run", async || ran.lock().unwrap().len() >= committed.len()).await;
         worker.shutdown().await.unwrap();

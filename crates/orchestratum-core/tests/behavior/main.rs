@@ -6,6 +6,7 @@ mod cancel;
 mod complete_in;
 mod follow_ups;
 mod harness;
+mod hostile;
 mod inspect;
 mod leases;
 mod queues;

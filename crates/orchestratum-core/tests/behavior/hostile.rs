@@ -1,0 +1,244 @@
+//! Databases that refuse, stall, fill up, go away and come back.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use orchestratum_core::{Context, Error, Orchestrator, Outcome};
+use orchestratum_testbed::{DatabaseServer, MariaDb, Options, Postgres};
+use sea_orm::{
+    ConnectionTrait, Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+
+use crate::harness::{Backend, World, on_every_backend, until};
+use crate::rows::number;
+
+/// An orchestrator that notes which numbers have run.
+async fn noting(builder: orchestratum_core::Builder) -> (Orchestrator, Arc<Mutex<Vec<u32>>>) {
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ran);
+    let orchestrator = builder
+        .executor("note", move |number: u32, _: Context| {
+            seen.lock().unwrap().push(number);
+            async move { Ok(()) }
+        })
+        .build()
+        .await
+        .unwrap();
+    (orchestrator, ran)
+}
+
+/// Which numbers have run, each once.
+fn distinct(ran: &Mutex<Vec<u32>>) -> Vec<u32> {
+    let mut ran = ran.lock().unwrap().clone();
+    ran.sort_unstable();
+    ran.dedup();
+    ran
+}
+
+/// Ends every connection to the database but the asking one.
+async fn cut_connections(world: &World, connection: &DatabaseConnection) {
+    if world.backend == Backend::Postgres {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        connection.execute_unprepared(sql).await.unwrap();
+        return;
+    }
+    let sql = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()";
+    let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
+    for row in connection.query_all_raw(statement).await.unwrap() {
+        let id: i64 = row.try_get_by_index(0).unwrap();
+        // It may have gone by itself.
+        let _ = connection.execute_unprepared(&format!("KILL {id}")).await;
+    }
+}
+
+/// The same database with an address that may only read.
+async fn read_only_url(world: &World) -> String {
+    match world.backend {
+        Backend::Sqlite => world.url.replace("mode=rwc", "mode=ro"),
+        Backend::Postgres => format!("{}?options=-c%20default_transaction_read_only=on", world.url),
+        Backend::Mariadb => {
+            let name = world.url.rsplit('/').next().unwrap();
+            let connection = world.connect().await;
+            let user = format!("r{}", name.trim_start_matches("orchestratum_"));
+            // An anonymous user of the same host would come first.
+            for host in ["localhost", "127.0.0.1", "%"] {
+                connection.execute_unprepared(&format!("CREATE OR REPLACE USER {user}@'{host}'")).await.unwrap();
+                connection.execute_unprepared(&format!("GRANT SELECT ON {name}.* TO {user}@'{host}'")).await.unwrap();
+            }
+            world.url.replace("root@", &format!("{user}@"))
+        }
+    }
+}
+
+on_every_backend! {
+    async fn a_database_that_may_only_be_read_refuses_appends_and_answers_questions(world) {
+        let id = world.client().await.append(("k", 7)).await.unwrap().id();
+        let reader = Orchestrator::builder().database(read_only_url(world).await).client_only().build().await.unwrap();
+        let error = reader.append(("k", 8)).await.unwrap_err();
+        assert!(matches!(error, Error::Database(_)), "{error}");
+        assert_eq!(reader.get(id).await.unwrap().unwrap().payload, "7");
+        assert_eq!(number(&world.connect().await, "SELECT count(*) FROM orchestratum_commands").await, 1);
+    }
+
+    /// Guarantee 12. Where there is no connection to cut, a writer from outside stalls everybody instead.
+    async fn connections_that_are_cut_again_and_again_lose_nothing(world) {
+        let builder = world.builder().lease_duration(Duration::from_secs(2));
+        let (orchestrator, ran) = noting(builder).await;
+        let worker = orchestrator.start();
+        let connection = world.connect().await;
+        let mut acknowledged = Vec::new();
+        for round in 0..8 {
+            for number in round * 40..(round + 1) * 40 {
+                // An append whose connection is cut is an error to the caller, who may or may not try again.
+                if orchestrator.append(("note", number)).await.is_ok() {
+                    acknowledged.push(number);
+                }
+            }
+            if world.backend == Backend::Sqlite {
+                let options = TransactionOptions {
+                    sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                    ..TransactionOptions::default()
+                };
+                let stall = connection.begin_with_options(options).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                stall.rollback().await.unwrap();
+            } else {
+                cut_connections(world, &connection).await;
+            }
+        }
+        until("all acknowledged commands have ended", async || {
+            number(&connection, "SELECT count(*) FROM orchestratum_live").await == 0
+        })
+        .await;
+        worker.shutdown().await.unwrap();
+        let ran = distinct(&ran);
+        assert!(acknowledged.iter().all(|number| ran.contains(number)));
+        assert!(!acknowledged.is_empty());
+    }
+
+    /// Its own server, killed like by a power cut, in the middle of the work.
+    async fn a_server_that_is_killed_and_comes_back_finds_everything_and_the_worker_goes_on(world) {
+        match world.backend {
+            // There is no server to kill; `leases` kills the processes that have the file open.
+            Backend::Sqlite => {}
+            Backend::Postgres => survives(Postgres::start(Options::default()).unwrap()).await,
+            Backend::Mariadb => survives(MariaDb::start(Options::default()).unwrap()).await,
+        }
+    }
+
+    async fn a_locked_command_does_not_hold_up_the_others(world) {
+        if world.backend == Backend::Sqlite {
+            // No row can be locked alone.
+            return;
+        }
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let mut ids = Vec::new();
+        for number in 0..5_u32 {
+            ids.push(orchestrator.append(("note", number)).await.unwrap().id());
+        }
+        let connection = world.connect().await;
+        let transaction = connection.begin().await.unwrap();
+        let backend = connection.get_database_backend();
+        let sql = if world.backend == Backend::Postgres { "$1" } else { "?" };
+        let sql = format!("SELECT id FROM orchestratum_live WHERE id = {sql} FOR UPDATE");
+        let lock = sea_orm::Statement::from_sql_and_values(backend, sql, [ids[0].as_uuid().into()]);
+        transaction.query_one_raw(lock).await.unwrap().unwrap();
+        let worker = orchestrator.start();
+        for id in &ids[1..] {
+            assert_eq!(orchestrator.wait::<()>(*id).await.unwrap(), Outcome::Completed(()));
+        }
+        assert_eq!(distinct(&ran), [1, 2, 3, 4]);
+        transaction.rollback().await.unwrap();
+        assert_eq!(orchestrator.wait::<()>(ids[0]).await.unwrap(), Outcome::Completed(()));
+        worker.shutdown().await.unwrap();
+    }
+
+    /// A small file system of its own, where there is permission to mount one.
+    async fn a_full_disk_refuses_appends_for_a_while_and_loses_nothing(world) {
+        if world.backend != Backend::Sqlite {
+            // A server's disk is the server's: the rig that fills it is not part of this suite.
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "orchestratum"]).arg(folder.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no permission to mount a small file system");
+            return;
+        }
+        let _mount = Mount(folder.path());
+        let builder = world
+            .builder()
+            .database(format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display()))
+            .migrate();
+        let (orchestrator, ran) = noting(builder).await;
+        let worker = orchestrator.start();
+        let ballast = folder.path().join("ballast");
+        std::fs::write(&ballast, vec![1; 900_000]).unwrap();
+        let mut acknowledged = 0_u32;
+        // Delayed, so that they wait in the database when it is full.
+        let error = loop {
+            let padding = "x".repeat(20_000);
+            let append = orchestrator.append(("note", acknowledged)).unique(format!("{acknowledged}-{}", &padding[..100]));
+            match append.delay(Duration::from_millis(300)).await {
+                Ok(_) => acknowledged += 1,
+                Err(error) => break error,
+            }
+            assert!(acknowledged < 100_000);
+        };
+        assert!(error.is_transient(), "{error}");
+        std::fs::remove_file(&ballast).unwrap();
+        until("an append works again", async || orchestrator.append(("note", u32::MAX)).await.is_ok()).await;
+        until("all have run", async || distinct(&ran).len() as u32 > acknowledged).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(distinct(&ran)[..acknowledged as usize], (0..acknowledged).collect::<Vec<_>>());
+    }
+}
+
+struct Mount<'a>(&'a Path);
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+async fn survives(mut server: impl DatabaseServer) {
+    server.create_database("app").unwrap();
+    let url = server.url("app");
+    let builder = Orchestrator::builder()
+        .database(&url)
+        .migrate()
+        .lease_duration(Duration::from_secs(3))
+        .polling_interval(Duration::from_millis(200));
+    let (orchestrator, ran) = noting(builder).await;
+    let worker = orchestrator.start();
+    let mut numbers = Vec::new();
+    for number in 0..200_u32 {
+        if number == 100 {
+            server.kill().unwrap();
+            // Nobody answers: the caller hears of it.
+            assert!(orchestrator.append(("note", 1_000)).await.is_err());
+            server.start_again().unwrap();
+            until("appends work again", async || orchestrator.append(("note", 1_001)).await.is_ok()).await;
+        }
+        orchestrator.append(("note", number)).await.unwrap();
+        numbers.push(number);
+    }
+    let connection = Database::connect(&url).await.unwrap();
+    until("all have ended", async || number_or(&connection, "SELECT count(*) FROM orchestratum_live", 1).await == 0)
+        .await;
+    worker.shutdown().await.unwrap();
+    let ran = distinct(&ran);
+    assert!(numbers.iter().all(|number| ran.contains(number)));
+}
+
+async fn number_or(connection: &DatabaseConnection, sql: &str, otherwise: i64) -> i64 {
+    let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
+    match connection.query_one_raw(statement).await {
+        Ok(Some(row)) => row.try_get_by_index(0).unwrap_or(otherwise),
+        _ => otherwise,
+    }
+}
