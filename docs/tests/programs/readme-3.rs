@@ -1,0 +1,4 @@
+//! Rust block 3 of the README, as it stands there.
+#![allow(clippy::print_stdout, clippy::wildcard_imports, dead_code, reason = "an example speaks to its reader")]
+
+include!(concat!(env!("OUT_DIR"), "/readme-3.rs"));
