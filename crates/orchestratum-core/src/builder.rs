@@ -73,8 +73,8 @@ impl Builder {
         self
     }
 
-    /// The database by the application's own pool. Appends and questions go through it; the engine opens a few
-    /// connections of its own with the same address and durable settings.
+    /// The database by the application's own pool. Appends and questions go through it, with its settings; the engine
+    /// opens a few connections of its own with the same address.
     pub fn connection(mut self, connection: DatabaseConnection) -> Self {
         self.database = Some(Database::Connection(connection));
         self
@@ -153,7 +153,7 @@ impl Builder {
         claim_batch: usize => claim_batch;
         /// How many commands of each queue run at a time in this process. Default 100.
         concurrency: usize => default_concurrency;
-        /// Lost leases after which a command is parked as failed. Default 5.
+        /// Lost leases that a command is allowed; the next one parks it as failed. Default 5.
         max_lost_leases: u32 => max_lost_leases;
         /// How long completed and canceled commands are kept; `None` keeps them. Default 1 day.
         keep_completed: Option<Duration> => keep_completed;

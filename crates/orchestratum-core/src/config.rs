@@ -39,7 +39,8 @@ pub(crate) struct Config {
     pub(crate) concurrency: BTreeMap<String, usize>,
     /// The queues served; `None` serves all.
     pub(crate) queues: Option<Vec<String>>,
-    /// Lost leases after which a command is parked as failed. 5: the process dies with it that often.
+    /// Lost leases that a command is allowed; the next one parks it as failed. 5: enough for bad deploys, few enough for
+    /// a command that kills its process.
     pub(crate) max_lost_leases: u32,
     /// How long completed and canceled commands are kept; `None` for ever. 1 day.
     pub(crate) keep_completed: Option<Duration>,
@@ -91,6 +92,12 @@ impl Config {
     /// How long before the lease's end the instance stops trusting it: a tenth, for the way to the database and back.
     pub(crate) fn lease_margin(&self) -> Duration {
         self.lease_duration / 10
+    }
+
+    /// Claims pause while more endings than this wait for the database: what has run ahead of it runs again after a
+    /// crash.
+    pub(crate) const fn most_unsettled(&self) -> usize {
+        self.claim_batch.saturating_mul(4)
     }
 
     pub(crate) fn concurrency_of(&self, queue: &str) -> usize {

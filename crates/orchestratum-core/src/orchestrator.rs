@@ -96,7 +96,7 @@ impl Orchestrator {
     }
 
     /// How the command has ended, if it has, with its output. Use `()` for a command without one, and
-    /// [`IgnoredOutput`](serde::de::IgnoredAny) for whatever it may be.
+    /// [`IgnoredAny`](serde::de::IgnoredAny) for whatever it may be.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Output`] when the output is of another type; [`Error::Database`].

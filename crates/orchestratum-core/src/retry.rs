@@ -12,7 +12,7 @@ pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The wait before a retry, as a function of how many retries were used before it.
 ///
 /// It is data, so that it can be stored with a command and applied by whichever instance ends the attempt.
-/// A function of your own can be registered for a key, see `Builder::retry_delay`.
+/// A function of your own can be registered for a key, see [`Executor::retry_delay`](crate::Executor::retry_delay).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryPolicy {
