@@ -9,6 +9,9 @@ use crate::at;
 use crate::handler::{Arguments, conditions, submit};
 use crate::kind::Kind;
 
+/// What is often put where the subject belongs.
+const EXTRACTED: [&str; 4] = ["Context", "Service", "Mediator", "CancellationToken"];
+
 /// Implements the handler's trait for a hidden type that calls the function, and submits that.
 pub(crate) fn register(kind: Kind, arguments: &Arguments, function: &ItemFn) -> syn::Result<TokenStream> {
     let types = check_arguments(kind, function)?;
@@ -17,7 +20,7 @@ pub(crate) fn register(kind: Kind, arguments: &Arguments, function: &ItemFn) -> 
     let (subject, extracted) = types.split_first().expect("a handler has a first argument");
     let marker = format_ident!("__OrchestratumHandler");
     let (impl_generics, _, where_clause) = function.sig.generics.split_for_impl();
-    let trait_path = kind.trait_path();
+    let trait_path = kind.trait_path(at(subject.span()));
     let method = method(kind, function, subject, extracted);
     let required = extracted.iter().map(|ty| {
         quote_spanned!(at(ty.span())=> <#ty as ::orchestratum_mediator::FromContext>::require(services, wanted_by)?;)
@@ -74,48 +77,36 @@ fn method(kind: Kind, function: &ItemFn, subject: &Type, extracted: &[&Type]) ->
     let ReturnType::Type(_, returned) = &function.sig.output else {
         return TokenStream::new();
     };
-    let result = quote!(::orchestratum_mediator::macro_support::anyhow::Result);
-    match kind {
-        Kind::Request => {
-            let checked = quote_spanned! {at(returned.span())=>
-                <#returned as ::orchestratum_mediator::macro_support::HandlerResult<#subject>>::checked
-            };
-            quote! {
-                async fn handle(
-                    &self,
-                    __subject: #subject,
-                    __ctx: ::orchestratum_mediator::Context,
-                ) -> #result<<#subject as ::orchestratum_mediator::Request>::Response> {
-                    #extract
-                    #checked(#call.await)
-                }
-            }
-        }
-        Kind::Notification => {
-            let checked = quote_spanned! {at(returned.span())=>
-                <#returned as ::orchestratum_mediator::macro_support::NotificationResult>::checked
-            };
-            quote! {
-                async fn handle(&self, __subject: #subject, __ctx: ::orchestratum_mediator::Context) -> #result<()> {
-                    #extract
-                    #checked(#call.await)
-                }
-            }
-        }
-        Kind::Stream => quote! {
+    // All that depends on the subject points at it: what is no request, is said there.
+    let here = at(subject.span());
+    let result = quote_spanned!(here=> ::orchestratum_mediator::macro_support::anyhow::Result);
+    let item = match kind {
+        Kind::Request => quote_spanned!(here=> #result<<#subject as ::orchestratum_mediator::Request>::Response>),
+        Kind::Notification => quote_spanned!(here=> #result<()>),
+        Kind::Stream => quote_spanned!(here=> #result<<#subject as ::orchestratum_mediator::StreamRequest>::Item>),
+    };
+    if kind == Kind::Stream {
+        return quote_spanned! {here=>
             fn handle(
                 &self,
                 __subject: #subject,
                 __ctx: ::orchestratum_mediator::Context,
-            ) -> impl ::orchestratum_mediator::macro_support::Stream<
-                Item = #result<<#subject as ::orchestratum_mediator::StreamRequest>::Item>,
-            > + ::core::marker::Send + 'static {
+            ) -> impl ::orchestratum_mediator::macro_support::Stream<Item = #item> + ::core::marker::Send + 'static {
                 ::orchestratum_mediator::macro_support::open_stream(move || {
                     #extract
                     ::core::result::Result::Ok(#call)
                 })
             }
-        },
+        };
+    }
+    let checked = quote_spanned! {at(returned.span())=>
+        <#returned as ::orchestratum_mediator::macro_support::Returned<#item>>::checked
+    };
+    quote_spanned! {here=>
+        async fn handle(&self, __subject: #subject, __ctx: ::orchestratum_mediator::Context) -> #item {
+            #extract
+            #checked(#call.await)
+        }
     }
 }
 
@@ -157,6 +148,13 @@ fn check_arguments(kind: Kind, function: &ItemFn) -> syn::Result<Vec<&Type>> {
             Some(problems) => problems.combine(problem),
             None => problems = Some(problem),
         }
+    }
+    if let (None, Some(Type::Path(first))) = (&problems, types.first())
+        && let Some(last) = first.path.segments.last()
+        && EXTRACTED.iter().any(|name| last.ident == name)
+    {
+        let problem = format!("the first argument of a handler is its {subject}; `{}` comes after it", last.ident);
+        return Err(Error::new_spanned(first, problem));
     }
     problems.map_or(Ok(types), Err)
 }

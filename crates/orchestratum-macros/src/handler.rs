@@ -18,9 +18,12 @@ pub(crate) struct Arguments {
 }
 
 /// The item as written and its registration; after a mistake the item and the error, so that one mistake is one error.
-pub(crate) fn expand(kind: Kind, attribute: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn expand(kind: Kind, attribute: TokenStream, item: &TokenStream) -> TokenStream {
     let registration = register(kind, attribute, item.clone()).unwrap_or_else(|error| error.into_compile_error());
-    quote!(#item #registration)
+    // Its arguments are owned whether it consumes them or not; of async functions Clippy knows.
+    let allow = (kind == Kind::Stream)
+        .then(|| quote!(#[allow(clippy::needless_pass_by_value, reason = "a handler owns its arguments")]));
+    quote!(#allow #item #registration)
 }
 
 fn register(kind: Kind, attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {

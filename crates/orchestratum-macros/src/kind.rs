@@ -1,7 +1,7 @@
 //! What the three attributes for handlers differ in.
 
-use proc_macro2::TokenStream;
-use quote::quote;
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
 
 /// What a handler handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +47,11 @@ impl Kind {
     }
 
     /// The trait's path.
-    pub(crate) fn trait_path(self) -> TokenStream {
+    pub(crate) fn trait_path(self, span: Span) -> TokenStream {
         match self {
-            Self::Request => quote!(::orchestratum_mediator::Handler),
-            Self::Notification => quote!(::orchestratum_mediator::NotificationHandler),
-            Self::Stream => quote!(::orchestratum_mediator::StreamHandler),
+            Self::Request => quote_spanned!(span=> ::orchestratum_mediator::Handler),
+            Self::Notification => quote_spanned!(span=> ::orchestratum_mediator::NotificationHandler),
+            Self::Stream => quote_spanned!(span=> ::orchestratum_mediator::StreamHandler),
         }
     }
 

@@ -77,7 +77,7 @@ pub fn derive_from_services(input: TokenStream) -> TokenStream {
 /// `#[handler(SendEmail<Welcome>, SendEmail<Invoice>)]`; so does a generic `impl`.
 #[proc_macro_attribute]
 pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    handler::expand(kind::Kind::Request, attribute.into(), item.into()).into()
+    handler::expand(kind::Kind::Request, attribute.into(), &item.into()).into()
 }
 
 /// Registers a handler of a notification: on an async function, or on `impl NotificationHandler<N> for H`.
@@ -87,14 +87,14 @@ pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// Created<User>)]`.
 #[proc_macro_attribute]
 pub fn notification_handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    handler::expand(kind::Kind::Notification, attribute.into(), item.into()).into()
+    handler::expand(kind::Kind::Notification, attribute.into(), &item.into()).into()
 }
 
 /// Registers the handler of a stream request: on a function that returns `impl Stream<Item = anyhow::Result<T>>`, or on
 /// `impl StreamHandler<R> for H`. Arguments are as for `#[handler]`; the function itself is not async.
 #[proc_macro_attribute]
 pub fn stream_handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    handler::expand(kind::Kind::Stream, attribute.into(), item.into()).into()
+    handler::expand(kind::Kind::Stream, attribute.into(), &item.into()).into()
 }
 
 fn finish(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {

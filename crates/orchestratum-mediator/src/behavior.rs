@@ -10,7 +10,8 @@ use crate::handler::AnyHandler;
 use crate::request::Request;
 
 /// Code around the handler of a request, both when the request is sent and when it runs durably: it may look at the
-/// request, change it, refuse it, call what is inside of it, and look at the response.
+/// request, change it, refuse it, call what is inside of it, and look at the response. There is none around
+/// notifications and streams.
 ///
 /// Given to the builder, `mediator_with(|m| m.behavior_for::<SendEmail>(Validation))`, or to one request,
 /// `#[request(behaviors(Validation))]`. The first one added is the outermost. For behaviors around all requests see

@@ -6,7 +6,7 @@ use crate::request::Request;
 
 /// What a request appends when it ends, in the transaction that ends it: once, or not at all.
 ///
-/// Declared by `#[request(follow_ups)]` on the request.
+/// Declared by `#[request(follow_ups)]` on the request. A request that is sent, and not appended, has no follow-ups.
 ///
 /// ```
 /// use orchestratum_mediator::prelude::*;

@@ -57,20 +57,17 @@ where
 
 /// What a handler function returns; the compiler says it in these words when it returns something else.
 #[diagnostic::on_unimplemented(
-    message = "a handler of `{R}` cannot return `{Self}`",
-    label = "not `anyhow::Result<..>` of the request's response",
-    note = "it returns `anyhow::Result<R::Response>`: `anyhow::Result<()>`, unless the request says `#[request(response = ..)]`"
+    message = "this handler cannot return `{Self}`",
+    label = "it returns `{T}`",
+    note = "a handler returns `anyhow::Result<..>` of the request's response, which is `()` without `#[request(response = ..)]`"
 )]
-pub trait HandlerResult<R: Request> {
-    /// The result as it is.
-    ///
-    /// # Errors
-    /// The handler's.
-    fn checked(self) -> anyhow::Result<R::Response>;
+pub trait Returned<T> {
+    /// The value as it is.
+    fn checked(self) -> T;
 }
 
-impl<R: Request> HandlerResult<R> for anyhow::Result<R::Response> {
-    fn checked(self) -> anyhow::Result<R::Response> {
+impl<T> Returned<T> for T {
+    fn checked(self) -> T {
         self
     }
 }

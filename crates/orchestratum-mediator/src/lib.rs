@@ -109,9 +109,8 @@ pub mod prelude {
 pub mod macro_support {
     pub use crate::entry::{Entry, RequestEntry};
     pub use crate::follow_ups::Endings;
-    pub use crate::handler::HandlerResult;
+    pub use crate::handler::Returned;
     pub use crate::named::generic_name;
-    pub use crate::notification::NotificationResult;
     pub use crate::request::command;
     pub use crate::stream::open_stream;
     pub use anyhow;

@@ -54,9 +54,9 @@ impl<T: Named> Named for Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::Request;
     use serde::{Deserialize, Serialize};
+
+    use crate::{Named, Request};
 
     #[derive(Named)]
     struct Welcome;

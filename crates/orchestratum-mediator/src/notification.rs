@@ -38,25 +38,6 @@ pub trait NotificationHandler<N: Notification>: Send + Sync + 'static {
     }
 }
 
-/// What a notification handler returns; the compiler says it in these words when it returns something else.
-#[diagnostic::on_unimplemented(
-    message = "a handler of a notification cannot return `{Self}`",
-    label = "not `anyhow::Result<()>`"
-)]
-pub trait NotificationResult {
-    /// The result as it is.
-    ///
-    /// # Errors
-    /// The handler's.
-    fn checked(self) -> anyhow::Result<()>;
-}
-
-impl NotificationResult for anyhow::Result<()> {
-    fn checked(self) -> anyhow::Result<()> {
-        self
-    }
-}
-
 /// A handler whose type is forgotten.
 trait AnyNotificationHandler<N>: Send + Sync {
     fn handle(&self, notification: N, ctx: Context) -> BoxFuture<'_, anyhow::Result<()>>;

@@ -2,6 +2,8 @@
 //!
 //! All handlers of this binary register themselves in every test that calls `.mediator()`, as in a real program.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod app;
 mod behaviors;
 mod durable;

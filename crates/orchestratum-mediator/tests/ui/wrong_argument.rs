@@ -1,0 +1,15 @@
+use orchestratum_mediator::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Request)]
+struct Ping;
+
+struct EmailService;
+
+#[handler]
+async fn ping(_: Ping, emails: EmailService) -> anyhow::Result<()> {
+    drop(emails);
+    Ok(())
+}
+
+fn main() {}
