@@ -103,16 +103,35 @@ pub fn ensure(kind: Kind) -> Result<Source> {
     if let Some(programs) = find(kind) {
         return Ok(Source::Installed(programs));
     }
+    install(kind.package())?;
+    locate_or_explain(kind)
+}
+
+/// Makes libfaketime available, which shifts the clock of one process: installed, else from apt where that may install.
+/// `false` where neither is the case.
+///
+/// # Errors
+///
+/// When apt may install and fails.
+pub fn ensure_clock_shifter() -> Result<bool> {
+    if in_path("faketime").is_none() {
+        install("faketime")?;
+    }
+    Ok(in_path("faketime").is_some())
+}
+
+/// Installs a package where apt is there and may install; elsewhere does nothing.
+fn install(package: &str) -> Result<()> {
     if in_path("apt-get").is_some()
         && let Some(mut root) = root_shell()
     {
-        let status = root.args([INSTALL, "install", kind.package()]).stdin(Stdio::null()).status();
-        let status = status.with_context(|| format!("cannot run apt-get to install {}", kind.package()))?;
+        let status = root.args([INSTALL, "install", package]).stdin(Stdio::null()).status();
+        let status = status.with_context(|| format!("cannot run apt-get to install {package}"))?;
         if !status.success() {
-            bail!("`apt-get install {}` failed ({status}); its output is above", kind.package());
+            bail!("`apt-get install {package}` failed ({status}); its output is above");
         }
     }
-    locate_or_explain(kind)
+    Ok(())
 }
 
 pub(crate) fn locate_or_explain(kind: Kind) -> Result<Source> {

@@ -62,10 +62,8 @@ async fn write(shared: &Shared, batch: Vec<Pending>) {
             }
         }
         Err(error) if commands.len() == 1 => {
-            for reply in replies {
-                let _ = reply.send(Err(error));
-                return;
-            }
+            let reply = replies.into_iter().next();
+            let _ = reply.map(|reply| reply.send(Err(error)));
         }
         // One bad command must not fail the others, and an error cannot be cloned for all: ask for each again.
         Err(_) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orchestratum_migration::{self as migration, SchemaState};
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, TransactionTrait};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -221,7 +221,11 @@ impl Builder {
         if self.migrate {
             migration::up(&store.connection).await?;
         }
-        match migration::check(&store.connection).await? {
+        // In a transaction, for poolers that hand out a connection a transaction.
+        let transaction = store.connection.begin().await?;
+        let schema = migration::check(&transaction).await?;
+        transaction.commit().await?;
+        match schema {
             SchemaState::Current => {}
             SchemaState::Behind { found } => {
                 return Err(Error::SchemaBehind { found, needed: migration::VERSION });

@@ -73,6 +73,14 @@ pub struct AttemptInfo {
     pub ended_at: OffsetDateTime,
 }
 
+/// The state of a command and, once it has ended, its output and error, as stored.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) state: State,
+    pub(crate) output: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
 /// How a command has ended, if it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<T> {
@@ -103,7 +111,8 @@ impl<T> Outcome<T> {
 }
 
 impl<T: DeserializeOwned> Outcome<T> {
-    pub(crate) fn read(id: CommandId, state: State, output: Option<String>, error: Option<String>) -> Result<Self> {
+    pub(crate) fn read(id: CommandId, ending: Ending) -> Result<Self> {
+        let Ending { state, output, error } = ending;
         Ok(match state {
             State::Completed => {
                 let output = output.as_deref().unwrap_or("null");

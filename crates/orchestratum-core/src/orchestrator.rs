@@ -14,7 +14,7 @@ use crate::config::{MAX_KEY_BYTES, name_problem};
 use crate::engine::Shared;
 use crate::engine::worker::Worker;
 use crate::error::{Error, Result};
-use crate::inspect::{AttemptInfo, CommandInfo, Filter, Outcome, Page, Stats};
+use crate::inspect::{AttemptInfo, CommandInfo, Ending, Filter, Outcome, Page, Stats};
 use crate::services::Services;
 use crate::state::State;
 use crate::store::operate::Canceled;
@@ -101,8 +101,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Output`] when the output is of another type; [`Error::Database`].
     pub async fn outcome<T: DeserializeOwned>(&self, id: CommandId) -> Result<Outcome<T>> {
-        let (state, output, error) = self.shared.store.ending(id).await?;
-        Outcome::read(id, state, output, error)
+        Outcome::read(id, self.shared.store.ending(id).await?)
     }
 
     /// Waits until the command has ended, however long that takes, and reads its outcome. An end in this process is
@@ -114,22 +113,17 @@ impl Orchestrator {
         let watch = self.shared.wake.watch(id);
         let result = self.wait_until_ended(id, &watch).await;
         self.shared.wake.unwatch(id, watch);
-        let (state, output, error) = result?;
-        Outcome::read(id, state, output, error)
+        Outcome::read(id, result?)
     }
 
-    async fn wait_until_ended(
-        &self,
-        id: CommandId,
-        watch: &tokio::sync::Notify,
-    ) -> Result<(State, Option<String>, Option<String>)> {
+    async fn wait_until_ended(&self, id: CommandId, watch: &tokio::sync::Notify) -> Result<Ending> {
         let mut step = WAIT_STEPS.0;
         loop {
             let mut heard = std::pin::pin!(watch.notified());
             // Before the look: an end between the look and the wait is heard.
             heard.as_mut().enable();
             match self.shared.store.ending(id).await {
-                Ok(ending) if ending.0.has_ended() => return Ok(ending),
+                Ok(ending) if ending.state.has_ended() => return Ok(ending),
                 Err(error) if !error.is_transient() => return Err(error),
                 Ok(_) | Err(_) => {}
             }
@@ -170,7 +164,7 @@ impl Orchestrator {
         Ok(())
     }
 
-    /// From the next poll of each worker on, nothing is claimed from this queue. What runs goes on.
+    /// Once it returns, no worker claims from this queue. What has been claimed goes on.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for a name that no queue can have; [`Error::Database`].

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::context::Context;
+use crate::engine::held::Holdings;
 use crate::engine::slots::Slot;
 use crate::engine::{Shared, storable};
 use crate::error::Result;
@@ -36,6 +37,7 @@ pub(crate) struct Attempt {
     /// Whether a report is on its way: the handler's task and the engine's watch may both want to send one.
     reported: AtomicBool,
     running: Mutex<Running>,
+    holdings: Arc<Holdings>,
     reports: mpsc::UnboundedSender<Finished>,
 }
 
@@ -73,6 +75,7 @@ impl Attempt {
         shared: Arc<Shared>,
         lease: Lease,
         claimed: Claimed,
+        holdings: Arc<Holdings>,
         reports: mpsc::UnboundedSender<Finished>,
     ) -> Self {
         Self {
@@ -84,6 +87,7 @@ impl Attempt {
             stop: AtomicU8::new(Stop::No as u8),
             reported: AtomicBool::new(false),
             running: Mutex::default(),
+            holdings,
             reports,
         }
     }
@@ -105,6 +109,10 @@ impl Attempt {
         );
         let context = Context::durable(Arc::clone(&self.shared.services), Arc::clone(&self));
         let ending = self.execute(context.clone()).instrument(span).await;
+        if ending == Ending::TimedOut {
+            // The handler is gone; what it has spawned hears of it.
+            self.token.cancel();
+        }
         self.finish(ending, context.was_completed());
         drop(guard);
     }
@@ -159,6 +167,7 @@ impl Attempt {
             // A follow-up that cannot be appended would fail again: say so where an operator looks.
             Err(error) => self.plain_report(Ending::Fatal(storable(&format!("its follow-ups: {error}")))),
         };
+        self.holdings.reported();
         // The finisher is gone only when the worker is; then the lease expires.
         let _ = self.reports.send(Finished { attempt: Arc::clone(self), report, completed_in });
     }

@@ -55,7 +55,7 @@ async fn settle(shared: &Shared, store: &Store, holdings: &Holdings, mut finishe
             Ok(settled) => {
                 backoff.succeeded();
                 tell(shared, &finished, &settled);
-                holdings.remove(finished.iter().map(|finished| &finished.attempt));
+                forget(shared, holdings, &finished);
                 return;
             }
             Err(error) if error.is_transient() => {
@@ -64,7 +64,7 @@ async fn settle(shared: &Shared, store: &Store, holdings: &Holdings, mut finishe
             Err(error) if finished.len() == 1 => {
                 let id = finished[0].attempt.lease.id;
                 tracing::error!(name: "orchestratum.settle.refused", %id, %error, "the end of an attempt cannot be stored");
-                holdings.remove(finished.iter().map(|finished| &finished.attempt));
+                forget(shared, holdings, &finished);
                 holdings.change_lease(|lease| lease.doubtful_since = Some(tokio::time::Instant::now()));
                 return;
             }
@@ -74,6 +74,14 @@ async fn settle(shared: &Shared, store: &Store, holdings: &Holdings, mut finishe
                 Box::pin(settle(shared, store, holdings, half)).await;
             }
         }
+    }
+}
+
+/// Lets go of what has been settled, and lets the poller go on if it waited for that.
+fn forget(shared: &Shared, holdings: &Holdings, finished: &[Finished]) {
+    holdings.remove(finished.iter().map(|finished| &finished.attempt));
+    if holdings.settled(finished.len()) > shared.config.most_unsettled() {
+        shared.wake.poller();
     }
 }
 
@@ -89,7 +97,7 @@ async fn confirm(shared: &Shared, store: &Store, holdings: &Holdings, mut finish
     };
     if committed {
         tell(shared, std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
-        holdings.remove(std::iter::once(&finished.attempt));
+        forget(shared, holdings, std::slice::from_ref(&finished));
         return;
     }
     if matches!(finished.report.ending, Ending::Completed(_)) {

@@ -38,6 +38,7 @@ impl Heartbeat {
         let mut backoff = Backoff::new("heartbeat");
         let interval = self.shared.config.heartbeat_interval();
         let stopping = self.stopping.clone();
+        let mut signals = self.shared.wake.heartbeat_signals();
         let mut next_beat = Instant::now();
         loop {
             self.stop_what_is_not_trusted();
@@ -63,7 +64,7 @@ impl Heartbeat {
             }
             tokio::select! {
                 () = tokio::time::sleep_until(self.next_look(next_beat)) => {}
-                () = self.shared.wake.heartbeat_signaled() => {}
+                _ = signals.changed() => {}
                 () = stopping.cancelled() => break,
             }
         }

@@ -1,6 +1,7 @@
 //! What this process holds: every attempt from its claim to its settlement.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -15,6 +16,8 @@ use crate::instance_id::InstanceId;
 #[derive(Debug)]
 pub(crate) struct Holdings {
     attempts: Mutex<HashMap<CommandId, Arc<Attempt>>>,
+    /// Reports on their way to the finisher or being settled.
+    unsettled: AtomicUsize,
     lease: Mutex<LeaseState>,
 }
 
@@ -34,6 +37,7 @@ impl Holdings {
     pub(crate) fn new() -> Self {
         Self {
             attempts: Mutex::default(),
+            unsettled: AtomicUsize::new(0),
             lease: Mutex::new(LeaseState { instance: InstanceId::new(), trusted_until: None, doubtful_since: None }),
         }
     }
@@ -50,6 +54,20 @@ impl Holdings {
     pub(crate) fn may_claim(&self) -> Option<InstanceId> {
         let lease = self.lease();
         lease.trusted_until.filter(|until| *until > Instant::now()).map(|_| lease.instance)
+    }
+
+    /// How many reports have not been settled.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn reported(&self) {
+        self.unsettled.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// So many reports were settled or given up; returns how many had been waiting.
+    pub(crate) fn settled(&self, count: usize) -> usize {
+        self.unsettled.fetch_sub(count, Ordering::AcqRel)
     }
 
     pub(crate) fn add(&self, attempts: &[Arc<Attempt>]) {

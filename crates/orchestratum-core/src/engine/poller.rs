@@ -80,6 +80,10 @@ impl Poller {
             *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
         }
         while let Some(instance) = self.holdings.may_claim() {
+            if self.holdings.unsettled() > self.shared.config.most_unsettled() {
+                // The finisher wakes the poller when it has caught up.
+                break;
+            }
             let slots = &mut self.slots;
             let Some((lane, after, room)) = self.lanes.pick(|queue| slots.room(queue)) else {
                 break;
@@ -154,7 +158,8 @@ impl Poller {
             .into_iter()
             .map(|claimed| {
                 let lease = Lease { id: claimed.id, attempt: claimed.attempt, instance };
-                Arc::new(Attempt::new(Arc::clone(&self.shared), lease, claimed, self.reports.clone()))
+                let (shared, holdings) = (Arc::clone(&self.shared), Arc::clone(&self.holdings));
+                Arc::new(Attempt::new(shared, lease, claimed, holdings, self.reports.clone()))
             })
             .collect();
         // Held before it runs: from here on the heartbeat can stop it.
@@ -168,6 +173,9 @@ impl Poller {
 
     /// When to look again if nothing signals; `None`: at once.
     fn next_look(&mut self, next_survey: Instant) -> Option<Instant> {
+        if self.holdings.unsettled() > self.shared.config.most_unsettled() {
+            return Some(Instant::now() + Duration::from_millis(50));
+        }
         let waiting: Vec<String> = self.lanes.waiting_for_room().into_iter().map(str::to_owned).collect();
         for queue in waiting {
             if self.slots.wake_when_free(&queue) {

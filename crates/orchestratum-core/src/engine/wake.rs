@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::command::CommandId;
@@ -20,7 +20,8 @@ pub(crate) struct Wake {
     workers: AtomicUsize,
     hints: Mutex<Hints>,
     poller: Notify,
-    heartbeat: Notify,
+    /// Counts up; each heartbeat of this process hears of every change.
+    heartbeat: watch::Sender<u64>,
     /// Who waits in this process for a command to end. Empty unless somebody calls `wait`.
     waiting: Mutex<HashMap<CommandId, Arc<Notify>>>,
 }
@@ -94,11 +95,11 @@ impl Wake {
 
     /// A running command was asked to stop.
     pub(crate) fn heartbeat(&self) {
-        self.heartbeat.notify_one();
+        self.heartbeat.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    pub(crate) async fn heartbeat_signaled(&self) {
-        self.heartbeat.notified().await;
+    pub(crate) fn heartbeat_signals(&self) -> watch::Receiver<u64> {
+        self.heartbeat.subscribe()
     }
 
     /// Hears of the end of a command in this process, from now on.

@@ -116,7 +116,7 @@ impl Store {
     ///
     /// Two claims at once share nothing: rows that another transaction has locked are skipped where rows can be
     /// locked, and the update is guarded by `state = 'pending'` everywhere. An instance that has been fenced claims
-    /// nothing. The leases are durable when it returns; if it fails, or its future is dropped, the claim may have
+    /// nothing, and nothing is claimed from a paused queue. The leases are durable when it returns; if it fails, or its future is dropped, the claim may have
     /// happened all the same, see [`Store::held`].
     pub(crate) async fn claim(
         &self,
@@ -224,7 +224,9 @@ impl Store {
             .bind(after.as_micros())
             .text(" AND run_at <= ")
             .now()
-            .text(" AND state = 'pending' ORDER BY run_at LIMIT ")
+            .text(" AND state = 'pending' AND NOT EXISTS (SELECT 1 FROM orchestratum_queues WHERE name = ")
+            .bind(lane.queue.as_str())
+            .text(") ORDER BY run_at LIMIT ")
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
     }
 }

@@ -141,7 +141,7 @@ impl Store {
         read_state(id, &rows_in(transaction, sql).await?)
     }
 
-    /// From the next survey on, no worker claims from the queue. What runs goes on.
+    /// Every claim looks at this row; what runs goes on.
     pub(crate) async fn pause(&self, queue: &str) -> Result<()> {
         self.write(move |transaction| {
             Box::pin(async move {

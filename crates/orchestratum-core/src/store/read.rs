@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::command::CommandId;
 use crate::error::{Error, Result};
-use crate::inspect::{AttemptInfo, CommandInfo, Count, Filter, Order, Page, QueueStats, Stats};
+use crate::inspect::{AttemptInfo, CommandInfo, Count, Ending, Filter, Order, Page, QueueStats, Stats};
 use crate::instant::Timestamp;
 use crate::outcome::AttemptKind;
 use crate::state::State;
@@ -103,7 +103,7 @@ impl Store {
     }
 
     /// The state of a command and, once it has ended, its output and error.
-    pub(crate) async fn ending(&self, id: CommandId) -> Result<(State, Option<String>, Option<String>)> {
+    pub(crate) async fn ending(&self, id: CommandId) -> Result<Ending> {
         let sql = self
             .sql(
                 "SELECT coalesce(l.state, e.state), e.output, e.error FROM orchestratum_commands c
@@ -113,7 +113,7 @@ impl Store {
             .bind(id.as_uuid());
         let rows = self.rows(sql).await?;
         let mut columns = Columns::new(rows.first().ok_or(Error::NotFound(id))?);
-        Ok((read_state(id, columns.take()?)?, columns.take()?, columns.take()?))
+        Ok(Ending { state: read_state(id, columns.take()?)?, output: columns.take()?, error: columns.take()? })
     }
 
     /// Whether this very attempt has completed the command, and its transaction has committed.

@@ -11,7 +11,7 @@ use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-use crate::harness::{Backend, World, on_every_backend, until};
+use crate::harness::{Backend, World, on_every_backend, skip, until};
 use crate::rows::number;
 
 /// An orchestrator that notes which numbers have run.
@@ -165,8 +165,7 @@ on_every_backend! {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "orchestratum"]).arg(folder.path()).status();
         if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: no permission to mount a small file system");
-            return;
+            return skip("no permission to mount a small file system");
         }
         let _mount = Mount(folder.path());
         let builder = world

@@ -9,7 +9,7 @@ use orchestratum_core::{AttemptKind, Orchestrator, Outcome, State};
 use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
 
-use crate::harness::{Backend, World, on_every_backend, until};
+use crate::harness::{Backend, World, on_every_backend, skip, until};
 use crate::rows::{number, state};
 
 /// A worker in a process of its own, killed when the case ends.
@@ -169,8 +169,7 @@ on_every_backend! {
         }
         if faketime().is_none() {
             assert!(std::env::var_os("CI").is_none(), "libfaketime is required: install the package `faketime`");
-            eprintln!("SKIPPED: no libfaketime");
-            return;
+            return skip("no libfaketime");
         }
         let folder = TempDir::new().unwrap();
         let ledger = folder.path().join("ledger");
