@@ -49,6 +49,7 @@ pub(crate) fn builder(folder: &TempDir, notebook: &Arc<Notebook>) -> Builder {
 }
 
 pub(crate) fn without_services(folder: &TempDir) -> Builder {
+    crate::log::keep();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display());
     Orchestrator::builder().database(url).migrate().polling_interval(Duration::from_millis(100))
 }

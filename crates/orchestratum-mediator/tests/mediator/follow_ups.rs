@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use orchestratum_core::{CommandInfo, Filter, Order, Page};
 use orchestratum_mediator::prelude::*;
+use sea_orm::{Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde::{Deserialize, Serialize};
 
-use crate::app::{App, Notebook, start};
+use crate::app::{App, Notebook, start, start_with};
 
 #[derive(Serialize, Deserialize, Request)]
 #[request(response = u64, follow_ups, retries = 0)]
@@ -52,6 +53,33 @@ async fn quiet(_: Quiet) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Completes in a transaction of its own.
+#[derive(Serialize, Deserialize, Request)]
+#[request(response = u64, follow_ups)]
+struct Reserve {
+    item: String,
+}
+
+impl FollowUps for Reserve {
+    fn on_success(&self, order: &u64) -> Commands {
+        Commands::new().then(Ship { order: *order, item: self.item.clone() })
+    }
+}
+
+#[handler]
+async fn reserve(request: Reserve, ctx: Context, notebook: Service<Notebook>) -> anyhow::Result<u64> {
+    let pool = ctx.service::<DatabaseConnection>()?;
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let transaction = pool.begin_with_options(options).await?;
+    ctx.complete_in(&transaction, 6).await?;
+    transaction.commit().await?;
+    notebook.write(format!("reserve {}", request.item));
+    Ok(0)
+}
+
 #[derive(Serialize, Deserialize, Request)]
 struct Ship {
     order: u64,
@@ -76,8 +104,7 @@ async fn apologize(request: Apologize, notebook: Service<Notebook>) -> anyhow::R
 }
 
 async fn app() -> App {
-    crate::app::start_with(|builder| builder.mediator().executor("receipt", |_: u64, _: Context| async move { Ok(()) }))
-        .await
+    start_with(|builder| builder.mediator().executor("receipt", |_: u64, _: Context| async move { Ok(()) })).await
 }
 
 /// The one command of a key, once it has ended.
@@ -102,6 +129,20 @@ async fn success_appends_what_is_computed_from_the_output() {
     let receipt = ended(orchestrator, "receipt").await;
     assert_eq!((&*receipt.queue, &*receipt.payload), ("paper", "42"));
     assert_eq!(notebook.lines(), ["ship 42 lamp"]);
+}
+
+#[tokio::test]
+async fn a_completion_in_a_transaction_appends_them_too() {
+    let pool_folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", pool_folder.path().join("app.db").display());
+    let pool = Database::connect(url).await.unwrap();
+    let app = start_with(|builder| builder.connection(pool.clone()).service(pool).mediator()).await;
+    let App { orchestrator, notebook, .. } = &app;
+    let id = orchestrator.append(Reserve { item: "lamp".to_owned() }).await.unwrap().id();
+    assert_eq!(orchestrator.wait::<u64>(id).await.unwrap(), Outcome::Completed(6));
+    ended(orchestrator, "ship").await;
+    let lines = notebook.lines();
+    assert!(lines.contains(&"reserve lamp".to_owned()) && lines.contains(&"ship 6 lamp".to_owned()), "{lines:?}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod durable;
 mod elsewhere;
 mod follow_ups;
 mod generic;
+mod log;
 mod publish;
 mod send;
 mod start;

@@ -101,6 +101,35 @@ async fn a_sent_request_gets_its_typed_response() {
     assert_eq!(mediator.send(GetUser { id: 0 }).await.unwrap_err().to_string(), "there is no user 0");
 }
 
+/// Handlers may come from another macro, under conditions, and with further attributes.
+macro_rules! echo {
+    ($name:ident, $request:ident, $text:ty) => {
+        #[derive(Serialize, Deserialize, Request)]
+        #[request(response = $text)]
+        struct $request($text);
+
+        #[handler]
+        #[cfg(all())]
+        #[allow(clippy::unused_async, reason = "an attribute below")]
+        async fn $name($request(text): $request, _: Service<Notebook>, _: Context) -> anyhow::Result<$text> {
+            Ok(text)
+        }
+
+        #[handler]
+        #[cfg(any())]
+        async fn $name(_: Nonsense) -> anyhow::Result<()> {}
+    };
+}
+
+echo!(echo, EchoCommand, String);
+
+#[tokio::test]
+async fn a_handler_may_come_from_a_macro() {
+    let app = start(|setup| setup).await;
+    assert_eq!(app.mediator.send(EchoCommand("text".to_owned())).await.unwrap(), "text");
+    assert!(app.mediator.requests().contains(&"echo".to_owned()));
+}
+
 #[tokio::test]
 async fn a_handler_function_stays_callable() {
     assert_eq!(get_user(GetUser { id: 1 }).await.unwrap().id, 1);

@@ -1,15 +1,14 @@
 //! What is told when the orchestrator is built.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use orchestratum_core::Error;
 use orchestratum_mediator::MediatorSetup;
 use orchestratum_mediator::prelude::*;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::app::{Greeter, Notebook, builder, start, without_services};
+use crate::log;
 use crate::send::{GetUser, User};
 
 #[derive(Serialize, Deserialize, Request)]
@@ -115,38 +114,12 @@ async fn a_program_may_take_a_part_of_what_is_linked() {
     assert_eq!(app.mediator.requests(), ["get_user"]);
 }
 
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Captured {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn a_start_says_what_is_served_and_which_requests_have_no_handler() {
-    let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(captured.clone()).with_ansi(false).finish();
     let folder = tempfile::tempdir().unwrap();
-    let guard = tracing::subscriber::set_default(subscriber);
     let notebook = Arc::new(Notebook::default());
     builder(&folder, &notebook).remote_request::<Namesake>().mediator().build().await.unwrap();
-    drop(guard);
-    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let text = log::text();
     let line = |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{text}"));
     let served = line("serves requests");
     assert!(served.contains("INFO") && served.contains("get_user, ") && served.contains("mail<invoice>"), "{served}");
