@@ -1,15 +1,60 @@
 //! The words in which the three databases write the same schema.
 
-use sea_orm_migration::sea_orm::DbBackend;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+
+/// Whose SQL the schema is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite.
+    Sqlite,
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB.
+    MariaDb,
+    /// MySQL. Untested: written after its manual.
+    MySql,
+}
+
+impl Dialect {
+    /// The dialect of the server behind a connection. Asks it, because MariaDB and MySQL share a driver.
+    ///
+    /// # Errors
+    /// The server could not be asked.
+    pub async fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
+        Ok(match connection.get_database_backend() {
+            DbBackend::Postgres => Self::Postgres,
+            DbBackend::MySql => {
+                let statement = Statement::from_string(DbBackend::MySql, "SELECT VERSION()");
+                let version = match connection.query_one_raw(statement).await? {
+                    Some(row) => row.try_get_by_index::<String>(0)?,
+                    None => String::new(),
+                };
+                if version.contains("MariaDB") { Self::MariaDb } else { Self::MySql }
+            }
+            _ => Self::Sqlite,
+        })
+    }
+
+    /// Whether the schema is one of MariaDB and MySQL.
+    pub(crate) const fn is_mysql(self) -> bool {
+        matches!(self, Self::MariaDb | Self::MySql)
+    }
+}
 
 /// Replaces the `{…}` of a template with the words of one database.
 ///
 /// A template is written once, so that the three schemas cannot drift apart; what truly differs stands in this table.
-pub(crate) fn render(template: &str, backend: DbBackend) -> String {
-    let word = |postgres: &'static str, mysql: &'static str, sqlite: &'static str| match backend {
-        DbBackend::Postgres => postgres,
-        DbBackend::MySql => mysql,
-        _ => sqlite,
+pub(crate) fn render(template: &str, dialect: Dialect) -> String {
+    let word = |postgres: &'static str, mysql: &'static str, sqlite: &'static str| match dialect {
+        Dialect::Postgres => postgres,
+        Dialect::MariaDb | Dialect::MySql => mysql,
+        Dialect::Sqlite => sqlite,
+    };
+    // Byte-wise and without padding: in a case-folding collation `welcome` equals `Welcome`, in a padding one `welcome `.
+    let options = match dialect {
+        Dialect::MariaDb => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+        Dialect::MySql => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+        Dialect::Postgres | Dialect::Sqlite => "",
     };
     let words = [
         ("{uuid}", word("uuid", "binary(16)", "uuid_text")),
@@ -28,19 +73,18 @@ pub(crate) fn render(template: &str, backend: DbBackend) -> String {
                 "",
             ),
         ),
-        // Byte-wise comparison without padding: in a case-folding collation `welcome` equals `Welcome `.
-        ("{options}", word("", " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin", "")),
+        ("{options}", options),
     ];
     words.iter().fold(template.to_owned(), |text, (name, word)| text.replace(name, word))
 }
 
 /// An instant column, shown as a date and time in UTC.
-pub(crate) fn shown_time(column: &str, backend: DbBackend) -> String {
-    match backend {
-        DbBackend::Postgres => format!("to_timestamp({column} / 1000000.0)"),
-        DbBackend::MySql => {
+pub(crate) fn shown_time(column: &str, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Postgres => format!("to_timestamp({column} / 1000000.0)"),
+        Dialect::MariaDb | Dialect::MySql => {
             format!("timestampadd(microsecond, {column}, timestamp '1970-01-01 00:00:00.000000')")
         }
-        _ => format!("strftime('%Y-%m-%d %H:%M:%f', {column} / 1000000.0, 'unixepoch')"),
+        Dialect::Sqlite => format!("strftime('%Y-%m-%d %H:%M:%f', {column} / 1000000.0, 'unixepoch')"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Three ways to apply it, to be chosen once per database:
 //!
-//! - `orchestrator.migrate()`, or `cargo run -p orchestratum-migration -- up`, with [`up`]: its own table
+//! - `.migrate()` on the builder, or `cargo run -p orchestratum-migration -- up`, with [`up`]: its own table
 //!   `orchestratum_migrations`, guarded by a lock, so that ten processes may start at once;
 //! - [`migrations`], appended to the vector of the application's own `Migrator`;
 //! - [`sql`], a script for those who apply schemas by hand.
@@ -18,6 +18,8 @@ pub use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 mod dialect;
 mod m20261124_000001_create_tables;
+
+pub use dialect::Dialect;
 
 /// The version of the schema that this crate creates.
 pub const VERSION: i32 = m20261124_000001_create_tables::VERSION;
@@ -134,8 +136,8 @@ pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, bool
 
 /// The whole schema as a script, for those who apply it by hand.
 #[must_use]
-pub fn sql(backend: DbBackend) -> String {
-    let statements = m20261124_000001_create_tables::up(backend);
+pub fn sql(dialect: Dialect) -> String {
+    let statements = m20261124_000001_create_tables::up(dialect);
     statements.iter().map(|statement| format!("{statement};\n")).collect()
 }
 
@@ -181,8 +183,16 @@ async fn lock(connection: &DatabaseConnection) -> Result<DatabaseTransaction, Db
             transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
         }
         DbBackend::MySql => {
-            if let Err(error) = transaction.execute_unprepared(&format!("SELECT GET_LOCK('{TABLE}', 300)")).await {
-                tracing::warn!(%error, "migrating without a lock: run migrations through one node");
+            let statement = Statement::from_string(DbBackend::MySql, format!("SELECT GET_LOCK('{TABLE}', 300)"));
+            match transaction.query_one_raw(statement).await {
+                Err(error) => tracing::warn!(%error, "migrating without a lock: run migrations through one node"),
+                Ok(row) => {
+                    let got = row.map(|row| row.try_get_by_index::<Option<i32>>(0)).transpose()?.flatten();
+                    if got != Some(1) {
+                        let message = "another process has been migrating for five minutes: look at it first";
+                        return Err(DbErr::Custom(message.to_owned()));
+                    }
+                }
             }
         }
         _ => {} // the immediate transaction is the lock

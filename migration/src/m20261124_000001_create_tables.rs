@@ -5,9 +5,8 @@
 //! `orchestratum_ended` instead. The wide row is therefore written once, not once a transition.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::DbBackend;
 
-use crate::dialect::{render, shown_time};
+use crate::dialect::{Dialect, render, shown_time};
 
 /// The version that `orchestratum_schema` holds once this migration has run.
 pub(crate) const VERSION: i32 = 1;
@@ -24,7 +23,8 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        crate::execute_all(manager, &up(manager.get_database_backend())).await
+        let dialect = Dialect::of(manager.get_connection()).await?;
+        crate::execute_all(manager, &up(dialect)).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -33,11 +33,11 @@ impl MigrationTrait for Migration {
 }
 
 /// Each statement can be run again after a kill in the middle: MariaDB commits every one of them by itself.
-pub(crate) fn up(backend: DbBackend) -> Vec<String> {
-    let mut statements: Vec<_> = TABLES.iter().map(|template| table(template, backend)).collect();
-    statements.extend(indexes(backend));
+pub(crate) fn up(dialect: Dialect) -> Vec<String> {
+    let mut statements: Vec<_> = TABLES.iter().map(|template| table(template, dialect)).collect();
+    statements.extend(indexes(dialect));
     statements.push("DROP VIEW IF EXISTS orchestratum_overview".to_owned());
-    statements.push(overview(backend));
+    statements.push(overview(dialect));
     statements.push("DELETE FROM orchestratum_schema".to_owned());
     statements.push(format!("INSERT INTO orchestratum_schema (version) VALUES ({VERSION})"));
     statements
@@ -115,8 +115,8 @@ const TABLES: [&str; 7] = [
 ];
 
 /// Index columns, the query each serves, and whether only rows that the query can want are held.
-fn indexes(backend: DbBackend) -> Vec<String> {
-    if backend == DbBackend::MySql {
+fn indexes(dialect: Dialect) -> Vec<String> {
+    if dialect.is_mysql() {
         return Vec::new(); // inside of the tables, see `mysql_indexes`
     }
     vec![
@@ -148,17 +148,17 @@ fn mysql_indexes(table: &str) -> String {
     indexes.iter().map(|index| format!(",\n    {index}")).collect()
 }
 
-fn table(template: &str, backend: DbBackend) -> String {
-    let mut sql = render(template, backend);
+fn table(template: &str, dialect: Dialect) -> String {
+    let mut sql = render(template, dialect);
     for place in ["{live_indexes}", "{ended_indexes}"] {
-        let indexes = if backend == DbBackend::MySql { mysql_indexes(place) } else { String::new() };
+        let indexes = if dialect.is_mysql() { mysql_indexes(place) } else { String::new() };
         sql = sql.replace(place, &indexes);
     }
     sql
 }
 
 /// One row a command, with its state and readable times: for people, dashboards and reports.
-fn overview(backend: DbBackend) -> String {
+fn overview(dialect: Dialect) -> String {
     format!(
         "CREATE VIEW orchestratum_overview AS
 SELECT c.id, c.queue, c.command_key, COALESCE(l.state, e.state) AS state, c.priority,
@@ -169,8 +169,8 @@ SELECT c.id, c.queue, c.command_key, COALESCE(l.state, e.state) AS state, c.prio
 FROM orchestratum_commands c
 LEFT JOIN orchestratum_live l ON l.id = c.id
 LEFT JOIN orchestratum_ended e ON e.id = c.id",
-        shown_time("c.created_at", backend),
-        shown_time("l.run_at", backend),
-        shown_time("e.finished_at", backend),
+        shown_time("c.created_at", dialect),
+        shown_time("l.run_at", dialect),
+        shown_time("e.finished_at", dialect),
     )
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use orchestratum_migration::{self as migration, SchemaState, VERSION};
-use sea_orm_migration::sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend};
+use orchestratum_migration::{self as migration, Dialect, SchemaState, VERSION};
+use sea_orm_migration::sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
 #[derive(Parser)]
 #[command(about = "Creates, removes and shows the database schema of Orchestratum")]
@@ -43,6 +43,7 @@ struct Confirmation {
 enum Kind {
     Sqlite,
     Postgres,
+    Mariadb,
     Mysql,
 }
 
@@ -59,12 +60,13 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<()> {
     if let Action::Sql { database } = arguments.action {
-        let backend = match database {
-            Kind::Sqlite => DbBackend::Sqlite,
-            Kind::Postgres => DbBackend::Postgres,
-            Kind::Mysql => DbBackend::MySql,
+        let dialect = match database {
+            Kind::Sqlite => Dialect::Sqlite,
+            Kind::Postgres => Dialect::Postgres,
+            Kind::Mariadb => Dialect::MariaDb,
+            Kind::Mysql => Dialect::MySql,
         };
-        print!("{}", migration::sql(backend));
+        print!("{}", migration::sql(dialect));
         return Ok(());
     }
     let url = arguments.database_url.context("set DATABASE_URL or give --database-url")?;

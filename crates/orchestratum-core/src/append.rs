@@ -141,7 +141,7 @@ impl<'a> IntoFuture for Append<'a> {
             let shared = &self.orchestrator.shared;
             let command = resolve(self.command?, &shared.config, &shared.registry)?;
             let stored = match self.transaction {
-                None => self.orchestrator.appender.append(command).await?,
+                None => self.orchestrator.shared.appender.append(command).await?,
                 Some(transaction) => within(self.orchestrator, transaction, vec![command]).await?[0],
             };
             tracing::debug!(name: "orchestratum.append", id = %stored.id, is_new = stored.is_new, "appended");
@@ -185,7 +185,7 @@ impl<'a> IntoFuture for AppendAll<'a> {
             let stored = match self.transaction {
                 None => {
                     let stored = shared.store.append(&commands).await?;
-                    announce(shared, &commands);
+                    announce(&shared.wake, &commands);
                     stored
                 }
                 Some(transaction) => within(self.orchestrator, transaction, commands).await?,
@@ -206,7 +206,7 @@ async fn within(
     let stored = append_in(transaction, store.backend, &commands, !store.poll_only).await?;
     if !store.backend.notifies() || store.poll_only {
         // Nothing will say when the transaction commits.
-        commands.iter().for_each(|command| shared.wake.arm(lane(command)));
+        std::iter::zip(&commands, &stored).for_each(|(command, stored)| shared.wake.arm(lane(command), stored.id));
     }
     Ok(stored)
 }

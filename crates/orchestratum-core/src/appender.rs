@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{NewCommand, RunAt};
-use crate::engine::Shared;
+use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::instant::Timestamp;
+use crate::store::Store;
 use crate::store::append::Stored;
 use crate::store::claim::Lane;
 
@@ -31,12 +32,12 @@ const MAX_BATCH: usize = 1_000;
 
 impl Appender {
     /// Starts the task that writes, on the current runtime.
-    pub(crate) fn start(shared: Arc<Shared>) -> Self {
+    pub(crate) fn start(store: Store, wake: Arc<Wake>) -> Self {
         let (queue, mut pending) = mpsc::channel::<Pending>(MAX_BATCH);
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                write(&shared, std::mem::take(&mut batch)).await;
+                write(&store, &wake, std::mem::take(&mut batch)).await;
             }
         });
         Self { queue }
@@ -50,12 +51,12 @@ impl Appender {
     }
 }
 
-async fn write(shared: &Shared, batch: Vec<Pending>) {
+async fn write(store: &Store, wake: &Wake, batch: Vec<Pending>) {
     let (commands, replies): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
-    match shared.store.append(&commands).await {
+    match store.append(&commands).await {
         Ok(stored) => {
-            announce(shared, &commands);
+            announce(wake, &commands);
             for (reply, stored) in std::iter::zip(replies, stored) {
                 // Whoever appended may have stopped waiting.
                 let _ = reply.send(Ok(stored));
@@ -68,8 +69,8 @@ async fn write(shared: &Shared, batch: Vec<Pending>) {
         // One bad command must not fail the others, and an error cannot be cloned for all: ask for each again.
         Err(_) => {
             for (command, reply) in std::iter::zip(commands, replies) {
-                let stored = shared.store.append(std::slice::from_ref(&command)).await;
-                announce(shared, std::slice::from_ref(&command));
+                let stored = store.append(std::slice::from_ref(&command)).await;
+                announce(wake, std::slice::from_ref(&command));
                 let _ = reply.send(stored.map(|stored| stored[0]));
             }
         }
@@ -77,9 +78,9 @@ async fn write(shared: &Shared, batch: Vec<Pending>) {
 }
 
 /// Tells the workers of this process what to look at, and when.
-pub(crate) fn announce(shared: &Shared, commands: &[NewCommand]) {
+pub(crate) fn announce(wake: &Wake, commands: &[NewCommand]) {
     for command in commands {
-        shared.wake.lane(lane(command), delay(command));
+        wake.lane(lane(command), delay(command));
     }
 }
 

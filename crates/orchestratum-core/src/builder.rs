@@ -14,6 +14,7 @@ use crate::appender::Appender;
 use crate::config::{Config, invalid};
 use crate::context::Context;
 use crate::engine::Shared;
+use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Registry};
 use crate::orchestrator::Orchestrator;
@@ -141,7 +142,7 @@ impl Builder {
         default_timeout: Duration => default_timeout;
         /// Retries after the first attempt. Default 3: at most 4 attempts.
         default_retry_count: u32 => default_retry_count;
-        /// The waits between attempts. Default 1 s, doubling up to 1 h, each moved by up to 10 %.
+        /// The waits between attempts. Default 10 s, doubling up to 1 h, each moved by up to 10 %.
         default_retry_policy: RetryPolicy => default_retry_policy;
         /// How often an idle worker asks for work that nobody announced: the floor, wake-ups come sooner. Default 1 s.
         polling_interval: Duration => polling_interval;
@@ -161,7 +162,7 @@ impl Builder {
         keep_failed: Option<Duration> => keep_failed;
         /// The largest payload and output, in bytes of JSON. Default 1 MiB.
         payload_limit: usize => payload_limit;
-        /// How long [`Worker::shutdown`](crate::Worker::shutdown) lets running commands finish. Default 30 s.
+        /// How long [`Worker::shutdown`](crate::Worker::shutdown) lets running commands finish. Default 25 s.
         shutdown_grace: Duration => shutdown_grace;
         /// Connections of the engine, beside the heartbeat's and the listener's. Default 3; on SQLite always 1.
         engine_connections: u32 => engine_connections;
@@ -217,12 +218,11 @@ impl Builder {
                 return invalid("database", "no database: call `.database(url)` or `.connection(pool)`");
             }
         };
-        let store = Store::new(connection, self.config.poll_only)?;
         if self.migrate {
-            migration::up(&store.connection).await?;
+            migration::up(&connection).await?;
         }
         // In a transaction, for poolers that hand out a connection a transaction.
-        let transaction = store.connection.begin().await?;
+        let transaction = connection.begin().await?;
         let schema = migration::check(&transaction).await?;
         transaction.commit().await?;
         match schema {
@@ -234,15 +234,18 @@ impl Builder {
                 return Err(Error::SchemaAhead { found, known: migration::VERSION });
             }
         }
+        let store = Store::new(connection.clone(), self.config.poll_only)?;
+        let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared {
+            connection,
             config: self.config,
             registry,
             services: Arc::new(self.services),
+            appender: Appender::start(store.clone(), Arc::clone(&wake)),
             store,
-            wake: crate::engine::wake::Wake::default(),
+            wake,
         });
-        let appender = Appender::start(Arc::clone(&shared));
-        Ok(Orchestrator { shared, appender })
+        Ok(Orchestrator { shared })
     }
 }
 

@@ -55,6 +55,11 @@ impl fmt::Debug for CommandId {
     }
 }
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be appended",
+    label = "neither a `(key, payload)` pair, nor a `Command`, nor a request",
+    note = "derive `Request` for it, or append `(\"key\", value)` with a value that is `Serialize`"
+)]
 /// Anything that can be appended: a `(key, payload)` pair, a [`Command`], or a request type of the mediator.
 pub trait IntoCommand {
     /// Turns the value into a command.

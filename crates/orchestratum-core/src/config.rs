@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pub(crate) keep_failed: Option<Duration>,
     /// The largest payload and the largest output, in bytes of JSON. 1 MiB: larger things belong into an object store.
     pub(crate) payload_limit: usize,
-    /// How long `shutdown` lets running commands finish. 30 s: the usual patience of a process manager.
+    /// How long `shutdown` lets running commands finish. 25 s: process managers usually kill after 30.
     pub(crate) shutdown_grace: Duration,
     /// Connections of the engine, beside the heartbeat's. 3: a claim, a completion and housekeeping at a time.
     pub(crate) engine_connections: u32,
@@ -76,7 +76,7 @@ impl Default for Config {
             keep_completed: Some(DAY),
             keep_failed: Some(30 * DAY),
             payload_limit: 1024 * 1024,
-            shutdown_grace: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(25),
             engine_connections: 3,
             poll_only: false,
             instance_name: None,

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::command::CommandId;
 use crate::engine::attempt::Attempt;
 use crate::error::{Error, Result};
+use crate::orchestrator::Orchestrator;
 use crate::outcome::Ending;
 use crate::services::Services;
 use crate::store::settle::Settled;
@@ -25,17 +26,44 @@ pub struct Context {
     token: CancellationToken,
     attempt: Option<Arc<Attempt>>,
     completed: Arc<AtomicBool>,
+    orchestrator: Option<Orchestrator>,
 }
 
 impl Context {
     pub(crate) fn durable(services: Arc<Services>, attempt: Arc<Attempt>) -> Self {
-        Self { services, token: attempt.token.clone(), attempt: Some(attempt), completed: Arc::default() }
+        let orchestrator = Some(Orchestrator { shared: Arc::clone(&attempt.shared) });
+        let token = attempt.token.clone();
+        Self { services, token, attempt: Some(attempt), completed: Arc::default(), orchestrator }
     }
 
     /// A context without a command, for handlers called in process.
     #[must_use]
+    pub fn of(orchestrator: &Orchestrator, token: CancellationToken) -> Self {
+        let services = Arc::clone(orchestrator.services());
+        Self { orchestrator: Some(orchestrator.clone()), ..Self::in_process(services, token) }
+    }
+
+    /// A context without a command and without an orchestrator, for tests that call a handler.
+    #[must_use]
     pub fn in_process(services: Arc<Services>, token: CancellationToken) -> Self {
-        Self { services, token, attempt: None, completed: Arc::default() }
+        Self { services, token, attempt: None, completed: Arc::default(), orchestrator: None }
+    }
+
+    /// The same surroundings without the command, for a handler that this one calls in process.
+    #[must_use]
+    pub fn nested(&self, token: CancellationToken) -> Self {
+        Self { token, attempt: None, completed: Arc::default(), ..self.clone() }
+    }
+
+    /// The orchestrator, to append more commands.
+    ///
+    /// # Errors
+    /// [`Error::MissingService`] in a context that was made without one.
+    pub fn orchestrator(&self) -> Result<Orchestrator> {
+        self.orchestrator.clone().ok_or_else(|| Error::MissingService {
+            service: std::any::type_name::<Orchestrator>(),
+            wanted_by: "a handler that was called without an orchestrator".to_owned(),
+        })
     }
 
     /// The command that runs; `None` in process.

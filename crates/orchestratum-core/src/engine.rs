@@ -15,14 +15,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr};
 
+use crate::appender::Appender;
 use crate::config::{Config, invalid};
 use crate::engine::wake::Wake;
 use crate::error::Result;
 use crate::executor::Registry;
 use crate::services::Services;
 use crate::store::Store;
+use crate::store::backend::Purpose;
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
@@ -43,10 +45,14 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) services: Arc<Services>,
+    /// The application's pool.
+    pub(crate) connection: DatabaseConnection,
     /// The tables through the application's pool.
     pub(crate) store: Store,
     /// Signals from appends, cancels and endings in this process.
-    pub(crate) wake: Wake,
+    pub(crate) wake: Arc<Wake>,
+    /// Writes single appends.
+    pub(crate) appender: Appender,
 }
 
 impl Shared {
@@ -63,6 +69,22 @@ impl Shared {
                     self.store.backend.name()
                 ),
             )
+        }
+    }
+}
+
+/// How long the engine waits for an answer of the database. Longer than any statement of ours takes; a connection that
+/// was cut without a word would otherwise hold a loop for hours.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Waits for an answer of the database, and opens other connections when there is none.
+pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
+        Ok(result) => result,
+        Err(_) => {
+            store.renew(Purpose::Engine(config.engine_connections)).await?;
+            let message = format!("no answer within {ANSWER_TIMEOUT:?}");
+            Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
         }
     }
 }

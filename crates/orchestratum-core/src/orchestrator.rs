@@ -7,7 +7,6 @@ use sea_orm::DatabaseConnection;
 use serde::de::DeserializeOwned;
 
 use crate::append::{Append, AppendAll};
-use crate::appender::Appender;
 use crate::builder::Builder;
 use crate::command::{CommandId, IntoCommand};
 use crate::config::{MAX_KEY_BYTES, name_problem};
@@ -25,7 +24,6 @@ use crate::store::operate::Canceled;
 #[derive(Debug, Clone)]
 pub struct Orchestrator {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) appender: Appender,
 }
 
 /// The waits between two looks at a command that another process runs: from the first, doubling, to the last.
@@ -235,7 +233,7 @@ impl Orchestrator {
     /// transactions to append within.
     #[must_use]
     pub fn connection(&self) -> &DatabaseConnection {
-        &self.shared.store.connection
+        &self.shared.connection
     }
 }
 

@@ -32,10 +32,10 @@ pub enum RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 1 s, 2 s, 4 s, … up to 1 h, each moved by up to 10 %: quick enough for a dropped connection, and an outage
-    /// of an hour costs some fifteen attempts.
+    /// 10 s, 20 s, 40 s, … up to 1 h, each moved by up to 10 %: the three retries of a command that sets nothing bridge
+    /// the minute that a service needs to restart.
     fn default() -> Self {
-        Self::Exponential { first: Duration::from_secs(1), max: Duration::from_secs(3600), jitter: 0.1 }
+        Self::Exponential { first: Duration::from_secs(10), max: Duration::from_secs(3600), jitter: 0.1 }
     }
 }
 
@@ -89,10 +89,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_doubles_from_a_second_to_an_hour() {
+    fn default_doubles_from_ten_seconds_to_an_hour() {
         let policy = RetryPolicy::default();
-        let seconds: Vec<_> = [0, 1, 2, 11, 12, 4_000_000_000].map(|used| policy.delay(used, 0.5).as_secs()).to_vec();
-        assert_eq!(seconds, [1, 2, 4, 2048, 3600, 3600]);
+        let seconds: Vec<_> = [0, 1, 2, 8, 9, 4_000_000_000].map(|used| policy.delay(used, 0.5).as_secs()).to_vec();
+        assert_eq!(seconds, [10, 20, 40, 2560, 3600, 3600]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a busy file) a few times at once
 //! and leaves everything else to the caller.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{
@@ -39,7 +39,8 @@ pub(crate) use backend::is_transient;
 /// The tables, through one pool of connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    pub(crate) connection: DatabaseConnection,
+    /// Replaced when a call got no answer: what such a connection will do next is unknown.
+    pool: Arc<Mutex<DatabaseConnection>>,
     pub(crate) backend: Backend,
     /// Every statement in a transaction of its own, for poolers that hand out a connection a transaction.
     pub(crate) poll_only: bool,
@@ -52,13 +53,25 @@ const RACES: usize = 8;
 impl Store {
     pub(crate) fn new(connection: DatabaseConnection, poll_only: bool) -> Result<Self> {
         let backend = Backend::of(&connection)?;
-        Ok(Self { connection, backend, poll_only })
+        Ok(Self { pool: Arc::new(Mutex::new(connection)), backend, poll_only })
+    }
+
+    /// The pool, as it is now.
+    pub(crate) fn connection(&self) -> DatabaseConnection {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives up on connections that do not answer, and opens others in their place.
+    pub(crate) async fn renew(&self, purpose: backend::Purpose) -> Result<()> {
+        let fresh = backend::connect_like(&self.connection(), purpose, self.poll_only).await?;
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 
     /// The same tables through connections of another purpose. Call it on the runtime that will use them.
     pub(crate) async fn open(&self, purpose: backend::Purpose) -> Result<Self> {
-        let connection = backend::connect_like(&self.connection, purpose, self.poll_only).await?;
-        Ok(Self { connection, ..*self })
+        let connection = backend::connect_like(&self.connection(), purpose, self.poll_only).await?;
+        Ok(Self { pool: Arc::new(Mutex::new(connection)), ..*self })
     }
 
     pub(crate) fn sql(&self, text: &str) -> Sql {
@@ -89,7 +102,7 @@ impl Store {
         &'s self,
         work: &(impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's),
     ) -> Result<T> {
-        let transaction = Arc::new(self.connection.begin_with_options(self.backend.write_transaction()).await?);
+        let transaction = Arc::new(self.connection().begin_with_options(self.backend.write_transaction()).await?);
         let result = work(Arc::clone(&transaction)).await;
         let transaction = Arc::into_inner(transaction).expect("`work` has ended and kept nothing");
         match result {
@@ -109,12 +122,12 @@ impl Store {
     pub(crate) async fn rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
         let statement = sql.build();
         if self.poll_only {
-            let transaction = self.connection.begin().await?;
+            let transaction = self.connection().begin().await?;
             let rows = transaction.query_all_raw(statement).await?;
             transaction.commit().await?;
             Ok(rows)
         } else {
-            Ok(self.connection.query_all_raw(statement).await?)
+            Ok(self.connection().query_all_raw(statement).await?)
         }
     }
 
@@ -124,7 +137,7 @@ impl Store {
         let mut races = 0;
         loop {
             let result = if self.poll_only {
-                let transaction = self.connection.begin().await?;
+                let transaction = self.connection().begin().await?;
                 match transaction.execute_raw(statement.clone()).await {
                     Ok(result) => transaction.commit().await.map(|()| result),
                     Err(error) => {
@@ -133,7 +146,7 @@ impl Store {
                     }
                 }
             } else {
-                self.connection.execute_raw(statement.clone()).await
+                self.connection().execute_raw(statement.clone()).await
             };
             match result {
                 Err(error) if backend::is_conflict(&error) && races < RACES => races += 1,

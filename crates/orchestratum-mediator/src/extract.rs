@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use orchestratum_core::{Context, Result, Services};
+use orchestratum_core::{Context, Orchestrator, Result, Services};
 use tokio_util::sync::CancellationToken;
 
 /// An argument of a handler function, after the first.
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an argument of a handler",
-    note = "after its first argument a handler takes, in any order: `Service<T>`, `Context`, `Mediator`, `CancellationToken`, and what implements `FromContext`"
+    note = "after its first argument a handler takes, in any order: `Service<T>`, `Context`, `Orchestrator`, `Mediator`, `CancellationToken`, and what implements `FromContext`"
 )]
 pub trait FromContext: Sized + Send {
     /// Makes the argument, before the handler is called.
@@ -50,6 +50,12 @@ impl<T: ?Sized + Send + Sync + 'static> FromContext for Service<T> {
 impl FromContext for Context {
     fn from_context(ctx: &Context) -> anyhow::Result<Self> {
         Ok(ctx.clone())
+    }
+}
+
+impl FromContext for Orchestrator {
+    fn from_context(ctx: &Context) -> anyhow::Result<Self> {
+        Ok(ctx.orchestrator()?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
-use orchestratum_core::{Context, Orchestrator, Services};
+use orchestratum_core::{Context, Orchestrator};
 use tokio_util::sync::CancellationToken;
 
 use crate::behavior::Pipeline;
@@ -20,15 +20,19 @@ use crate::stream::{StreamPipeline, StreamRequest, failed};
 /// what it sends is canceled together with the handler.
 #[derive(Debug, Clone)]
 pub struct Mediator {
-    services: Arc<Services>,
+    /// Where it was taken from: what handlers find in their contexts, and whose end ends them.
+    origin: Context,
     /// `None` where the orchestrator was built without a mediator.
     registry: Option<Arc<Registry>>,
-    token: CancellationToken,
 }
 
 impl Mediator {
-    fn new(services: &Arc<Services>, token: CancellationToken) -> Self {
-        Self { services: Arc::clone(services), registry: services.find(), token }
+    fn new(origin: Context) -> Self {
+        Self { registry: origin.services().find(), origin }
+    }
+
+    fn child_token(&self) -> CancellationToken {
+        self.origin.cancellation_token().child_token()
     }
 
     /// Runs the handler of a request, with the behaviors around it, in the caller's task, and returns its response.
@@ -38,7 +42,7 @@ impl Mediator {
     /// What the handler or a behavior returns. Without a handler [`Error::NoHandler`], found by
     /// [`anyhow::Error::downcast_ref`].
     pub async fn send<R: Request>(&self, request: R) -> anyhow::Result<R::Response> {
-        self.send_with(request, self.token.child_token()).await
+        self.send_with(request, self.child_token()).await
     }
 
     /// Like [`send`](Self::send); the token tells the handler to stop, through [`Context::canceled`].
@@ -59,7 +63,7 @@ impl Mediator {
     /// All failures, with the handlers' names.
     pub async fn publish<N: Notification>(&self, notification: N) -> Result<(), PublishError> {
         match self.find::<Subscribers<N>>() {
-            Some(subscribers) => subscribers.publish(&notification, &self.context(self.token.child_token())).await,
+            Some(subscribers) => subscribers.publish(&notification, &self.context(self.child_token())).await,
             None => Ok(()),
         }
     }
@@ -71,7 +75,7 @@ impl Mediator {
     pub async fn publish_concurrently<N: Notification>(&self, notification: N) -> Result<(), PublishError> {
         match self.find::<Subscribers<N>>() {
             Some(subscribers) => {
-                subscribers.publish_concurrently(&notification, &self.context(self.token.child_token())).await
+                subscribers.publish_concurrently(&notification, &self.context(self.child_token())).await
             }
             None => Ok(()),
         }
@@ -80,7 +84,7 @@ impl Mediator {
     /// The stream of a stream request. It runs as it is polled. Without a handler its only item is the error.
     pub fn stream<R: StreamRequest>(&self, request: R) -> BoxStream<'static, anyhow::Result<R::Item>> {
         match self.find::<StreamPipeline<R>>() {
-            Some(pipeline) => pipeline.0.handle(request, self.context(self.token.child_token())),
+            Some(pipeline) => pipeline.0.handle(request, self.context(self.child_token())),
             None => failed(self.not_found(R::name().into_owned()).into()),
         }
     }
@@ -96,12 +100,16 @@ impl Mediator {
     }
 
     fn context(&self, token: CancellationToken) -> Context {
-        Context::in_process(Arc::clone(&self.services), token)
+        self.origin.nested(token)
     }
 
     fn no_handler<R: Request>(&self) -> Error {
         let request = R::name().into_owned();
-        if Remote::<R>::is_declared(&self.services) { Error::Remote { request } } else { self.not_found(request) }
+        if Remote::<R>::is_declared(self.origin.services()) {
+            Error::Remote { request }
+        } else {
+            self.not_found(request)
+        }
     }
 
     fn not_found(&self, request: String) -> Error {
@@ -126,12 +134,12 @@ pub trait MediatorExt {
 
 impl MediatorExt for Orchestrator {
     fn mediator(&self) -> Mediator {
-        Mediator::new(self.services(), CancellationToken::new())
+        Mediator::new(Context::of(self, CancellationToken::new()))
     }
 }
 
 impl MediatorExt for Context {
     fn mediator(&self) -> Mediator {
-        Mediator::new(self.services(), self.cancellation_token().clone())
+        Mediator::new(self.nested(self.cancellation_token().clone()))
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Attempt {
     stop: AtomicU8,
     /// Whether a report is on its way: the handler's task and the engine's watch may both want to send one.
     reported: AtomicBool,
+    /// Whether the application's runtime has ever looked at the task.
+    polled: AtomicBool,
     running: Mutex<Running>,
     holdings: Arc<Holdings>,
     reports: mpsc::UnboundedSender<Finished>,
@@ -86,6 +88,7 @@ impl Attempt {
             shared,
             stop: AtomicU8::new(Stop::No as u8),
             reported: AtomicBool::new(false),
+            polled: AtomicBool::new(false),
             running: Mutex::default(),
             holdings,
             reports,
@@ -93,9 +96,8 @@ impl Attempt {
     }
 
     /// Runs on the application's runtime, in a task of its own.
-    pub(crate) async fn run(self: Arc<Self>, slot: Slot) {
-        // A task that is dropped half-way, because its runtime ends, gives its command back.
-        let guard = GiveBack(&self);
+    pub(crate) async fn run(self: Arc<Self>, slot: Slot, guard: GiveBack) {
+        self.polled.store(true, Ordering::Release);
         let Some(_running) = slot.wait(&self).await else {
             return;
         };
@@ -242,6 +244,10 @@ impl Attempt {
         }
     }
 
+    pub(crate) fn was_polled(&self) -> bool {
+        self.polled.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_task(&self, task: AbortHandle) {
         self.running().task = Some(task);
     }
@@ -267,10 +273,18 @@ impl Attempt {
     }
 }
 
-/// Reports an attempt as given back when its task ends without a report.
-struct GiveBack<'a>(&'a Arc<Attempt>);
+/// Reports an attempt as given back when its task ends without a report: aborted, or dropped by a runtime that ends,
+/// even before it was polled.
+#[derive(Debug)]
+pub(crate) struct GiveBack(Arc<Attempt>);
 
-impl Drop for GiveBack<'_> {
+impl GiveBack {
+    pub(crate) fn new(attempt: &Arc<Attempt>) -> Self {
+        Self(Arc::clone(attempt))
+    }
+}
+
+impl Drop for GiveBack {
     fn drop(&mut self) {
         let ending = match self.0.stopped() {
             Stop::Cancel => Ending::Canceled,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::engine::Shared;
 use crate::engine::attempt::Finished;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
+use crate::engine::{Shared, answer};
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
@@ -51,7 +51,7 @@ async fn settle(shared: &Shared, store: &Store, holdings: &Holdings, mut finishe
     let mut backoff = Backoff::new("finisher");
     while !finished.is_empty() {
         let reports: Vec<Report> = finished.iter().map(|finished| finished.report.clone()).collect();
-        match store.settle(&reports).await {
+        match answer(store, &shared.config, store.settle(&reports)).await {
             Ok(settled) => {
                 backoff.succeeded();
                 tell(shared, &finished, &settled);
@@ -90,7 +90,7 @@ async fn confirm(shared: &Shared, store: &Store, holdings: &Holdings, mut finish
     let mut backoff = Backoff::new("finisher");
     let lease = finished.attempt.lease;
     let committed = loop {
-        match store.has_completed(lease).await {
+        match answer(store, &shared.config, store.has_completed(lease)).await {
             Ok(committed) => break committed,
             Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
         }

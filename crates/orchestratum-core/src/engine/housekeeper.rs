@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
-use crate::engine::{Shared, jittered};
+use crate::engine::{Shared, answer, jittered};
 use crate::error::Result;
 use crate::outcome::Ending;
 use crate::state::State;
@@ -73,17 +73,23 @@ impl Housekeeper {
         }
     }
 
+    async fn answer<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        answer(&self.store, &self.shared.config, call).await
+    }
+
     async fn reclaim(&self) -> Result<()> {
-        for instance in self.store.fence().await? {
+        for instance in self.answer(self.store.fence()).await? {
             loop {
-                let count = self.store.reclaim(instance, self.shared.config.max_lost_leases, RECLAIM_BATCH).await?;
+                let count = self
+                    .answer(self.store.reclaim(instance, self.shared.config.max_lost_leases, RECLAIM_BATCH))
+                    .await?;
                 if count == 0 {
                     break;
                 }
                 tracing::warn!(name: "orchestratum.reclaim", %instance, count, "reclaimed what a dead instance held");
                 self.shared.wake.survey();
             }
-            self.store.forget(instance).await?;
+            self.answer(self.store.forget(instance)).await?;
         }
         self.give_back_what_nobody_holds().await
     }
@@ -95,7 +101,7 @@ impl Housekeeper {
         let Some(doubtful_since) = lease.doubtful_since else {
             return Ok(());
         };
-        let leased = self.store.held(lease.instance).await?;
+        let leased = self.answer(self.store.held(lease.instance)).await?;
         // Looked at after the database, and twice: what was claimed in between is held by now.
         let held: HashSet<Held> = self
             .holdings
@@ -104,11 +110,11 @@ impl Housekeeper {
             .map(|attempt| Held { id: attempt.lease.id, attempt: attempt.lease.attempt })
             .collect();
         let lost: Vec<Held> = leased.difference(&held).copied().collect();
-        let still = self.store.held(lease.instance).await?;
+        let still = self.answer(self.store.held(lease.instance)).await?;
         let lost = lost.into_iter().filter(|held| still.contains(held) && self.holdings.get(held.id).is_none());
         let reports: Vec<Report> = lost.map(|held| self.unheld(held, lease.instance)).collect();
         if !reports.is_empty() {
-            self.store.settle(&reports).await?;
+            self.answer(self.store.settle(&reports)).await?;
             tracing::warn!(name: "orchestratum.snooze", count = reports.len(), "gave back claims whose answer was lost");
             self.shared.wake.survey();
         }
@@ -158,7 +164,7 @@ impl Housekeeper {
             let mut after = None;
             let mut count = 0;
             loop {
-                let purged = self.store.purge(states, kept, after, PURGE_BATCH).await?;
+                let purged = self.answer(self.store.purge(states, kept, after, PURGE_BATCH)).await?;
                 count += purged.count;
                 after = purged.next;
                 if after.is_none() || after.is_some_and(|id| is_younger(id, kept)) || self.stopping.is_cancelled() {

@@ -1,10 +1,11 @@
 //! Which lanes have something to claim, and in which order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::command::CommandId;
 use crate::instant::Timestamp;
 use crate::store::claim::{Head, Lane};
 
@@ -24,8 +25,10 @@ struct State {
 }
 
 /// A lane that got a command inside of a transaction of this process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Armed {
+    /// The commands that have not been seen.
+    unseen: HashSet<CommandId>,
     since: Instant,
     next: Instant,
     step: Duration,
@@ -58,8 +61,29 @@ impl Lanes {
         state.after = FROM_START;
     }
 
-    pub(crate) fn arm(&mut self, lane: Lane, since: Instant) {
-        self.armed.insert(lane, Armed { since, next: since + FIRST_LOOK, step: FIRST_LOOK });
+    /// Starts, or starts again, to look out for commands whose transaction may commit at any time.
+    pub(crate) fn arm(&mut self, lane: Lane, commands: HashSet<CommandId>) {
+        let since = Instant::now();
+        let armed = self.armed.entry(lane).or_insert_with(|| Armed {
+            unseen: HashSet::new(),
+            since,
+            next: since,
+            step: FIRST_LOOK,
+        });
+        armed.unseen.extend(commands);
+        (armed.since, armed.next, armed.step) = (since, since + FIRST_LOOK, FIRST_LOOK);
+    }
+
+    /// These commands were claimed: nothing has to be looked out for on their behalf.
+    pub(crate) fn saw(&mut self, lane: &Lane, claimed: impl Iterator<Item = CommandId>) {
+        if let Some(armed) = self.armed.get_mut(lane) {
+            for id in claimed {
+                armed.unseen.remove(&id);
+            }
+            if armed.unseen.is_empty() {
+                self.armed.remove(lane);
+            }
+        }
     }
 
     /// The lane to claim from next: of those that are due and have `room`, the one with the highest priority, then the
@@ -97,7 +121,6 @@ impl Lanes {
 
     /// The claim took as many as it could: there may be more after `last`.
     pub(crate) fn took_all_it_could(&mut self, lane: &Lane, last: Timestamp) {
-        self.armed.remove(lane);
         if let Some(state) = self.lanes.get_mut(lane) {
             // Behind the other lanes of the same priority, so that they take turns.
             *state = State { due: Some(Instant::now()), after: last };
@@ -105,10 +128,7 @@ impl Lanes {
     }
 
     /// The claim found fewer than it could have taken.
-    pub(crate) fn ran_dry(&mut self, lane: &Lane, took_some: bool) {
-        if took_some {
-            self.armed.remove(lane);
-        }
+    pub(crate) fn ran_dry(&mut self, lane: &Lane) {
         if let Some(state) = self.lanes.get_mut(lane) {
             *state = State { due: None, after: FROM_START };
         }
@@ -121,7 +141,7 @@ impl Lanes {
         due.chain(self.armed.values().map(|armed| armed.next)).min()
     }
 
-    /// Armed lanes are due at 5, 10, 20 … ms after the append, until they give something or a minute has passed.
+    /// Armed lanes are due at 5, 10, 20 … ms after the append, until its commands are seen or a minute has passed.
     fn look_at_armed(&mut self, now: Instant) {
         let mut due = Vec::new();
         self.armed.retain(|lane, armed| {
@@ -156,9 +176,9 @@ mod tests {
         lanes.learn([head("a", 0, -5), head("b", 7, 0), head("c", 9, 60_000_000)].into_iter());
         let (picked, after, room) = lanes.pick(|_| 10).unwrap();
         assert_eq!((picked, after, room), (lane("b", 7), FROM_START, 10));
-        lanes.ran_dry(&lane("b", 7), false);
+        lanes.ran_dry(&lane("b", 7));
         assert_eq!(lanes.pick(|_| 10).unwrap().0, lane("a", 0));
-        lanes.ran_dry(&lane("a", 0), false);
+        lanes.ran_dry(&lane("a", 0));
         assert!(lanes.pick(|_| 10).is_none());
         assert!(lanes.next_due().is_some());
     }
@@ -173,6 +193,18 @@ mod tests {
         assert_ne!(first, second);
         lanes.took_all_it_could(&second, Timestamp::from_micros(4));
         assert_eq!(lanes.pick(|_| 1).unwrap(), (first, Timestamp::from_micros(3), 1));
+    }
+
+    #[test]
+    fn an_armed_lane_is_looked_at_until_its_own_command_is_seen() {
+        let mut lanes = Lanes::default();
+        let (ours, other) = (CommandId::new(), CommandId::new());
+        lanes.arm(lane("a", 0), HashSet::from([ours]));
+        lanes.saw(&lane("a", 0), std::iter::once(other));
+        lanes.ran_dry(&lane("a", 0));
+        assert!(lanes.next_due().is_some());
+        lanes.saw(&lane("a", 0), std::iter::once(ours));
+        assert!(lanes.next_due().is_none());
     }
 
     #[test]

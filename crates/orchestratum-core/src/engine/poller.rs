@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::attempt::{Attempt, Finished};
+use crate::engine::attempt::{Attempt, Finished, GiveBack};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::lanes::Lanes;
 use crate::engine::slots::Slots;
-use crate::engine::{Shared, jittered};
+use crate::engine::{Shared, answer, jittered};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::store::Store;
@@ -89,15 +89,17 @@ impl Poller {
                 break;
             };
             let room = room.min(self.shared.config.claim_batch);
-            let claimed = self.store.claim(instance, &lane, after, room).await?;
+            let claim = self.store.claim(instance, &lane, after, room);
+            let claimed = answer(&self.store, &self.shared.config, claim).await?;
             let (count, last) = (claimed.len(), claimed.last().map(|command| command.run_at));
             if count > 0 {
+                self.lanes.saw(&lane, claimed.iter().map(|command| command.id));
                 tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
                 self.start(instance, claimed);
             }
             match last {
                 Some(last) if count == room => self.lanes.took_all_it_could(&lane, last),
-                _ => self.ran_dry(&lane, count > 0).await?,
+                _ => self.ran_dry(&lane).await?,
             }
             if self.stopping.is_cancelled() {
                 break;
@@ -122,15 +124,15 @@ impl Poller {
                 self.lanes.hint(lane, due);
             }
         }
-        for (lane, since) in hints.armed {
+        for (lane, commands) in hints.armed {
             if self.serves(&lane) {
-                self.lanes.arm(lane, since);
+                self.lanes.arm(lane, commands);
             }
         }
     }
 
     async fn survey(&mut self) -> Result<()> {
-        let heads = self.store.survey().await?;
+        let heads = answer(&self.store, &self.shared.config, self.store.survey()).await?;
         let (registry, config) = (&self.shared.registry, &self.shared.config);
         let ours = |lane: &Lane| config.serves(&lane.queue) && registry.get(&lane.key).is_some();
         self.lanes.learn(heads.into_iter().filter(|head| ours(&head.lane)));
@@ -142,9 +144,9 @@ impl Poller {
     }
 
     /// Asks when the lane's next scheduled command is due, so that it does not wait for a poll.
-    async fn ran_dry(&mut self, lane: &Lane, took_some: bool) -> Result<()> {
-        self.lanes.ran_dry(lane, took_some);
-        if let Some(micros) = self.store.next_due_micros(lane).await? {
+    async fn ran_dry(&mut self, lane: &Lane) -> Result<()> {
+        self.lanes.ran_dry(lane);
+        if let Some(micros) = answer(&self.store, &self.shared.config, self.store.next_due_micros(lane)).await? {
             let wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
             if let Some(due) = Instant::now().checked_add(wait) {
                 self.lanes.hint(lane.clone(), due);
@@ -166,8 +168,12 @@ impl Poller {
         self.holdings.add(&attempts);
         for attempt in attempts {
             let slot = self.slots.take(&attempt.claimed.queue);
-            let task = self.runtime.spawn(Arc::clone(&attempt).run(slot));
+            let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
             attempt.set_task(task.abort_handle());
+            if task.is_finished() && !attempt.was_polled() {
+                tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker");
+                self.stopping.cancel();
+            }
         }
     }
 

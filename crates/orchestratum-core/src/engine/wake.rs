@@ -2,7 +2,7 @@
 //!
 //! A signal is a hint and may be late, doubled or for nothing; the poll is the truth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub(crate) struct Hints {
     pub(crate) lanes: HashMap<Lane, Instant>,
     /// Something changed; nobody knows where.
     pub(crate) survey: bool,
-    /// An append inside of a transaction whose commit nothing will announce: its lanes, with the time of the append.
-    pub(crate) armed: HashMap<Lane, Instant>,
+    /// Appends inside of transactions whose commit nothing will announce.
+    pub(crate) armed: HashMap<Lane, HashSet<CommandId>>,
 }
 
 impl Wake {
@@ -67,11 +67,11 @@ impl Wake {
     }
 
     /// A lane will have a command once a transaction of this process has committed.
-    pub(crate) fn arm(&self, lane: Lane) {
+    pub(crate) fn arm(&self, lane: Lane, id: CommandId) {
         if self.is_unheard() {
             return;
         }
-        lock(&self.hints).armed.insert(lane, Instant::now());
+        lock(&self.hints).armed.entry(lane).or_default().insert(id);
         self.poller.notify_one();
     }
 

@@ -228,7 +228,11 @@ async fn run(
         tokio::spawn(listener::run(Arc::clone(shared), store.clone(), stopping.clone()));
     }
 
-    let grace = draining(phase).await;
+    let grace = tokio::select! {
+        grace = draining(phase) => grace,
+        // The poller found that nobody is left to run handlers.
+        () = stopping.cancelled() => Duration::ZERO,
+    };
     stopping.cancel();
     // A claim that is under way is let finish, so that what it takes is held and given back.
     let _ = tokio::time::timeout(LAST_WRITES, poller).await;

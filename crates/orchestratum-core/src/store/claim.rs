@@ -57,8 +57,13 @@ const CLAIMED: &str = "l.id, l.attempt, l.run_at, l.failures, \
      c.queue, c.command_key, c.priority, c.payload, c.timeout_ms, c.retry_count, c.retry_policy, c.follow_ups";
 
 impl Store {
-    /// The lanes of unpaused queues that have live commands. One statement; it reads one index entry a lane, however many commands wait.
+    /// The lanes of unpaused queues that have live commands.
     pub(crate) async fn survey(&self) -> Result<Vec<Head>> {
+        self.lanes(" WHERE queue NOT IN (SELECT name FROM orchestratum_queues)").await
+    }
+
+    /// The lanes that have live commands. One statement; it reads one index entry a lane, however many commands wait.
+    pub(super) async fn lanes(&self, condition: &str) -> Result<Vec<Head>> {
         let sql = if self.backend.skips_through_groups() {
             self.sql(
                 "WITH lane AS (SELECT queue, command_key, priority, min(run_at) AS run_at FROM orchestratum_live
@@ -79,10 +84,7 @@ impl Store {
                 ) ",
             )
         };
-        let sql = sql
-            .text("SELECT queue, command_key, priority, run_at - ")
-            .now()
-            .text(" FROM lane WHERE queue NOT IN (SELECT name FROM orchestratum_queues)");
+        let sql = sql.text("SELECT queue, command_key, priority, run_at - ").now().text(" FROM lane").text(condition);
         let rows = self.rows(sql).await?;
         let heads = rows.iter().map(|row| {
             let mut columns = Columns::new(row);

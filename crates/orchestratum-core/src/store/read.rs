@@ -128,7 +128,7 @@ impl Store {
 
     pub(crate) async fn stats(&self) -> Result<Stats> {
         let paused = self.paused().await?;
-        let mut names: Vec<String> = self.queue_names().await?;
+        let mut names: Vec<String> = self.lanes("").await?.into_iter().map(|head| head.lane.queue).collect();
         names.extend(paused.iter().cloned());
         names.sort_unstable();
         names.dedup();
@@ -182,12 +182,6 @@ impl Store {
         }
         stats.capped = total > COUNT_CAP;
         Ok(stats)
-    }
-
-    async fn queue_names(&self) -> Result<Vec<String>> {
-        let rows = self.rows(self.sql("SELECT DISTINCT queue FROM orchestratum_live")).await?;
-        let names = rows.iter().map(|row| Columns::new(row).take::<String>());
-        Ok(names.collect::<Result<_, _>>()?)
     }
 }
 

@@ -256,7 +256,7 @@ on_every_backend! {
         for _ in 0..3 {
             table.append("q").await;
         }
-        let connection = &table.store.connection;
+        let connection = &table.store.connection();
         let lane = "queue = 'q' AND command_key = 'k' AND priority = 0 AND run_at >= 0 AND run_at <= 9 AND state = 'pending'";
         let (explain, hint) = match world.backend {
             crate::harness::Backend::Sqlite => ("EXPLAIN QUERY PLAN ", ""),

@@ -9,7 +9,7 @@ use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-use crate::harness::{on_every_backend, until};
+use crate::harness::{Backend, on_every_backend, until};
 use crate::rows::{number, state};
 
 fn immediate() -> TransactionOptions {
@@ -106,6 +106,32 @@ on_every_backend! {
         transaction.commit().await.unwrap();
         orchestrator.wait::<()>(id).await.unwrap();
         assert_eq!(ran.load(Ordering::SeqCst), 1);
+        worker.shutdown().await.unwrap();
+    }
+
+    /// Another command of the same lane is claimed while the transaction is open; the look-out must go on.
+    async fn a_late_commit_is_found_also_when_its_lane_was_busy_meanwhile(world) {
+        if world.backend == Backend::Sqlite {
+            // An open write transaction keeps the other command out as well.
+            return;
+        }
+        let orchestrator = world
+            .builder()
+            .polling_interval(Duration::from_secs(3600))
+            .executor("note", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let connection = world.connect().await;
+        let transaction = connection.begin().await.unwrap();
+        let late = orchestrator.append(("note", ())).within(&transaction).await.unwrap().id();
+        for _ in 0..3 {
+            let id = orchestrator.append(("note", ())).await.unwrap().id();
+            orchestrator.wait::<()>(id).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        orchestrator.wait::<()>(late).await.unwrap();
         worker.shutdown().await.unwrap();
     }
 

@@ -171,4 +171,50 @@ on_every_backend! {
             .unwrap_err();
         assert!(matches!(missing, Error::MissingService { .. }), "{missing}");
     }
+
+    async fn without_session_state_everything_works_all_the_same(world) {
+        let orchestrator = world
+            .builder()
+            .poll_only()
+            .executor("k", |number: u32, ctx: Context| async move {
+                if ctx.attempt() == 1 { Err(anyhow!("once more")) } else { Ok(number) }
+            })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let appended = orchestrator.append_all((0..50_u32).map(|n| ("k", n))).await.unwrap();
+        for (number, appended) in std::iter::zip(0.., appended) {
+            assert_eq!(orchestrator.wait::<u32>(appended.id()).await.unwrap().completed(), Some(number));
+        }
+        let unique = orchestrator.append(("k", 1)).unique("u").delay(Duration::from_secs(9)).await.unwrap();
+        orchestrator.cancel(unique.id()).await.unwrap();
+        orchestrator.retry(unique.id()).await.unwrap();
+        worker.shutdown().await.unwrap();
+    }
+
+    /// The application's pool lends where it leads: the schema too, which SeaORM sets on each new connection.
+    async fn a_pool_of_the_application_is_enough(world) {
+        let mut options = sea_orm::ConnectOptions::new(&world.url);
+        options.sqlx_logging(false).max_connections(2);
+        if world.backend == Backend::Postgres {
+            world.connect().await.execute_unprepared("CREATE SCHEMA tenant").await.unwrap();
+            options.set_schema_search_path("tenant");
+        }
+        let pool = sea_orm::Database::connect(options).await.unwrap();
+        let orchestrator = Orchestrator::builder()
+            .connection(pool)
+            .migrate()
+            .executor("k", |(): (), _: Context| async move { Ok(7) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("k", ())).await.unwrap().id();
+        assert_eq!(orchestrator.wait::<i32>(id).await.unwrap().completed(), Some(7));
+        worker.shutdown().await.unwrap();
+        let schema = if world.backend == Backend::Postgres { "tenant." } else { "" };
+        let count = format!("SELECT count(*) FROM {schema}orchestratum_ended");
+        assert_eq!(number(&world.connect().await, &count).await, 1);
+    }
 }

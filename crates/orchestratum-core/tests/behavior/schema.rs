@@ -1,7 +1,7 @@
 //! The migrated schema and the entities say the same; migrations can be repeated, raced and interrupted.
 
 use orchestratum_core::entity;
-use orchestratum_migration::{self as migration, SchemaState};
+use orchestratum_migration::{self as migration, Dialect, SchemaState};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, IdenStatic, Iterable, Statement};
 
 use crate::harness::on_every_backend;
@@ -84,7 +84,7 @@ on_every_backend! {
     /// does no harm.
     async fn a_migration_that_was_killed_half_way_is_finished_by_the_next_run(world) {
         let connection = world.connect().await;
-        let script = migration::sql(connection.get_database_backend());
+        let script = migration::sql(Dialect::of(&connection).await.unwrap());
         let statements: Vec<&str> = script.split(";\n").filter(|statement| !statement.is_empty()).collect();
         assert!(statements.len() > 8);
         for done in 0..statements.len() {

@@ -150,4 +150,27 @@ on_every_backend! {
         assert_eq!(orchestrator.wait::<()>(id).await.unwrap(), Outcome::Completed(()));
         worker.shutdown().await.unwrap();
     }
+
+    /// Nobody is left to run handlers: the worker ends instead of claiming for ever.
+    async fn a_worker_ends_with_the_runtime_that_started_it(world) {
+        let client = world.client().await;
+        let builder = world.builder();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let orchestrator = runtime.block_on(async {
+                builder.executor("k", |(): (), _: Context| async move { Ok(()) }).build().await.unwrap()
+            });
+            runtime.block_on(async { orchestrator.start().detach() });
+        })
+        .join()
+        .unwrap();
+        let id = client.append(("k", ())).await.unwrap().id();
+        let connection = world.connect().await;
+        let instances = "SELECT count(*) FROM orchestratum_instances";
+        until("the worker is gone", async || {
+            state(&client, id).await == State::Pending && number(&connection, instances).await == 0
+        })
+        .await;
+        assert_eq!(client.get(id).await.unwrap().unwrap().failures, 0);
+    }
 }

@@ -103,3 +103,25 @@ async fn many_requests_are_appended_at_once() {
     let listed = orchestrator.list(Filter::all().key(GetUser::name()), Page::default()).await.unwrap();
     assert_eq!(listed.len(), 20);
 }
+
+#[derive(Serialize, Deserialize, Request)]
+#[request(response = orchestratum_core::CommandId)]
+struct Fan {
+    to: String,
+}
+
+#[handler]
+async fn fan(request: Fan, orchestrator: Orchestrator) -> anyhow::Result<orchestratum_core::CommandId> {
+    Ok(orchestrator.append(SendEmailCommand { to: request.to }).await?.id())
+}
+
+#[tokio::test]
+async fn a_handler_can_append_commands_durably_and_in_process() {
+    let app = start(|setup| setup).await;
+    let durable = app.orchestrator.append(Fan { to: "ada".to_owned() }).await.unwrap().id();
+    let durable = app.orchestrator.wait(durable).await.unwrap().completed().unwrap();
+    let in_process = app.orchestrator.mediator().send(Fan { to: "bob".to_owned() }).await.unwrap();
+    for id in [durable, in_process] {
+        assert_eq!(app.orchestrator.wait::<()>(id).await.unwrap(), Outcome::Completed(()));
+    }
+}

@@ -41,6 +41,8 @@ pub(crate) async fn connect_like(
     purpose: Purpose,
     poll_only: bool,
 ) -> Result<DatabaseConnection> {
+    #[cfg(not(feature = "postgres"))]
+    let _ = poll_only;
     match Backend::of(connection)? {
         #[cfg(feature = "sqlite")]
         Backend::Sqlite => {
@@ -53,8 +55,8 @@ pub(crate) async fn connect_like(
         }
         #[cfg(feature = "postgres")]
         Backend::Postgres => {
-            let options =
-                postgres(connection.get_postgres_connection_pool().connect_options().as_ref().clone(), poll_only);
+            let options = connection.get_postgres_connection_pool().connect_options().as_ref().clone();
+            let options = postgres(with_search_path(options, connection).await?, poll_only);
             let pool = sea_orm::sqlx::postgres::PgPoolOptions::new()
                 .max_connections(connections(Backend::Postgres, purpose))
                 .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -118,6 +120,22 @@ fn sqlite(
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(patience))
         .optimize_on_close(false, None)
+}
+
+/// A pool of SeaORM sets its schema by a statement on each new connection, which options do not carry.
+#[cfg(feature = "postgres")]
+async fn with_search_path(
+    options: sea_orm::sqlx::postgres::PgConnectOptions,
+    connection: &DatabaseConnection,
+) -> Result<sea_orm::sqlx::postgres::PgConnectOptions> {
+    use sea_orm::{ConnectionTrait, Statement};
+    let statement = Statement::from_string(Backend::Postgres.to_sea_orm(), "SELECT current_setting('search_path')");
+    let path = match connection.query_one_raw(statement).await.map_err(Error::Unreachable)? {
+        Some(row) => row.try_get_by_index::<String>(0)?,
+        None => String::new(),
+    };
+    // A pooler may refuse parameters at connect: set only what differs.
+    Ok(if path.is_empty() || path == "\"$user\", public" { options } else { options.options([("search_path", path)]) })
 }
 
 /// Behind a transaction pooler the next statement may run on another server connection, which has not prepared it.

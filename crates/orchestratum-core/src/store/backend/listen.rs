@@ -21,8 +21,7 @@ impl Store {
     /// Opens a connection that hears every announcement committed from now on.
     #[cfg(feature = "postgres")]
     pub(crate) async fn listen(&self) -> Result<Listener> {
-        let pool = self.connection.get_postgres_connection_pool();
-        let options = pool.connect_options().as_ref().clone();
+        let options = self.connection().get_postgres_connection_pool().connect_options().as_ref().clone();
         let pool = sea_orm::sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         let mut inner = sea_orm::sqlx::postgres::PgListener::connect_with(&pool).await.map_err(lost)?;
         // A connection that was lost and opened again by itself would hide what was said in between.
