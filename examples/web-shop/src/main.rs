@@ -1,0 +1,47 @@
+//! A shop behind an HTTP interface. An order and its commands are written in one transaction, and what a command does to
+//! the stock is written together with its completion.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+mod commands;
+mod http;
+mod tables;
+
+use orchestratum_mediator::prelude::*;
+use sea_orm::Database;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = || format!("sqlite://{}/app.db?mode=rwc", folder.path().display());
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
+
+    let database = Database::connect(std::env::var("DATABASE_URL").unwrap_or_else(|_| file())).await?;
+    tables::create(&database).await?;
+    let orchestrator = Orchestrator::builder()
+        .connection(database.clone())
+        .migrate()
+        .service(database.clone())
+        .mediator()
+        .build()
+        .await?;
+    let worker = orchestrator.start();
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, http::routes(database, orchestrator))
+        .with_graceful_shutdown(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        })
+        .await?;
+
+    // In this order: a request that is still answered may append.
+    worker.shutdown().await?;
+    println!("all that ran has ended; what waits is in the database");
+    Ok(())
+}
