@@ -81,56 +81,56 @@ async fn main() -> anyhow::Result<()> {
         .build()
         .await?;
 
-    match unfinished(&orchestrator).await?.len() {
-        0 => append(&orchestrator, count).await?,
-        left => println!("an earlier run left {left} e-mails: sending them"),
+    let mut ids = unfinished(&orchestrator).await?;
+    if ids.is_empty() {
+        ids = append(&orchestrator, count).await?;
+        println!("appended {count} e-mails");
+    } else {
+        println!("an earlier run left {} e-mails: sending them", ids.len());
     }
-    let worker = orchestrator.start();
-    let failed = wait(&orchestrator).await?;
-    worker.shutdown().await?;
 
-    let stats = orchestrator.stats().await?;
-    let (completed, left) = (stats.completed.value, unfinished(&orchestrator).await?.len());
-    println!("{completed} commands completed, {} failed, {left} left", stats.failed.value);
-    anyhow::ensure!(failed == 0, "{failed} e-mails could not be sent");
+    let worker = orchestrator.start();
+    let mut completed = 0;
+    for id in &ids {
+        match orchestrator.wait::<()>(*id).await? {
+            Outcome::Completed(()) => completed += 1,
+            other => println!("{id}: {other:?}"),
+        }
+    }
+    worker.shutdown().await?;
+    let (all, left) = (ids.len(), unfinished(&orchestrator).await?.len());
+    println!("{completed} of {all} commands are completed, {left} are left");
+    anyhow::ensure!(completed == all, "some e-mails could not be sent");
     Ok(())
 }
 
-async fn append(orchestrator: &Orchestrator, count: usize) -> anyhow::Result<()> {
+async fn append(orchestrator: &Orchestrator, count: usize) -> anyhow::Result<Vec<CommandId>> {
+    let mut ids = Vec::new();
     for number in 1..=count {
         let (to, body) = (format!("user{number}@example.org"), format!("Dear user {number},\n\nit works.\n"));
-        if number % 2 == 1 {
+        let appended = if number % 2 == 1 {
             let subject = format!("Welcome, user {number}");
-            orchestrator.append(("send-email", EmailData { to, subject, body })).queue("mail").await?;
+            orchestrator.append(("send-email", EmailData { to, subject, body })).queue("mail").await?
         } else {
             let subject = format!("Invoice {number}");
-            orchestrator.append(SendEmailCommand { to, subject, body }).await?;
-        }
+            orchestrator.append(SendEmailCommand { to, subject, body }).await?
+        };
+        ids.push(appended.id());
     }
-    println!("appended {count} e-mails");
-    Ok(())
+    Ok(ids)
 }
 
-/// The e-mails that are still to be sent, at most a page of them.
+/// The e-mails that are still to be sent, page by page.
 async fn unfinished(orchestrator: &Orchestrator) -> anyhow::Result<Vec<CommandId>> {
     let live = Filter::all().queue("mail").state(State::Pending).state(State::Running);
-    let page = orchestrator.list(live, Page::default().limit(1_000)).await?;
-    Ok(page.into_iter().map(|command| command.id).collect())
-}
-
-/// Waits until every e-mail is sent or given up; returns how many were given up.
-async fn wait(orchestrator: &Orchestrator) -> anyhow::Result<usize> {
-    let mut failed = 0;
+    let mut ids: Vec<CommandId> = Vec::new();
     loop {
-        let page = unfinished(orchestrator).await?;
-        if page.is_empty() {
-            return Ok(failed);
+        let page = Page::default().limit(1_000);
+        let page = ids.last().map_or(page, |last| page.after(*last));
+        let commands = orchestrator.list(live.clone(), page).await?;
+        if commands.is_empty() {
+            return Ok(ids);
         }
-        for id in page {
-            if let Outcome::Failed(error) = orchestrator.wait::<()>(id).await? {
-                println!("{id} failed: {error}");
-                failed += 1;
-            }
-        }
+        ids.extend(commands.iter().map(|command| command.id));
     }
 }

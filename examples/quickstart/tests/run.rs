@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use orchestratum_core::{Filter, Orchestrator, Page, State};
 use tempfile::TempDir;
 
 fn quickstart(folder: &TempDir, arguments: &[&str]) -> Command {
@@ -35,13 +36,20 @@ fn header<'a>(message: &'a str, name: &str) -> &'a str {
     headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
 }
 
+async fn states(folder: &Path) -> Vec<State> {
+    let url = format!("sqlite://{}/app.db", folder.display());
+    let orchestrator = Orchestrator::builder().database(url).client_only().build().await.unwrap();
+    let commands = orchestrator.list(Filter::all(), Page::default()).await.unwrap();
+    commands.into_iter().map(|command| command.state).collect()
+}
+
 #[test]
 fn every_email_becomes_a_message_in_the_outbox() {
     let folder = tempfile::tempdir().unwrap();
     let output = quickstart(&folder, &["--count", "10"]).output().unwrap();
     let printed = printed(&output);
     assert!(printed.starts_with("appended 10 e-mails\n"), "{printed}");
-    assert!(printed.ends_with("\n10 commands completed, 0 failed, 0 left\n"), "{printed}");
+    assert!(printed.ends_with("\n10 of 10 commands are completed, 0 are left\n"), "{printed}");
     assert_eq!(printed.matches("(send-email, attempt 1)").count(), 5, "{printed}");
     assert_eq!(printed.matches("(send_email, attempt 1)").count(), 5, "{printed}");
 
@@ -57,8 +65,8 @@ fn every_email_becomes_a_message_in_the_outbox() {
     }
 }
 
-#[test]
-fn a_second_run_sends_what_a_killed_one_left() {
+#[tokio::test]
+async fn a_second_run_sends_what_a_killed_one_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut killed = quickstart(&folder, &["--count", "10", "--slow", "100"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(killed.stdout.take().unwrap()).lines();
@@ -72,8 +80,10 @@ fn a_second_run_sends_what_a_killed_one_left() {
     let output = quickstart(&folder, &["--count", "10", "--slow", "1"]).output().unwrap();
     let printed = printed(&output);
     assert!(printed.starts_with("an earlier run left "), "{printed}");
-    assert!(printed.ends_with("\n10 commands completed, 0 failed, 0 left\n"), "{printed}");
+    assert!(printed.ends_with(" commands are completed, 0 are left\n"), "{printed}");
     assert_eq!(messages(folder.path()).len(), 10);
+    let states = states(folder.path()).await;
+    assert_eq!(states, [State::Completed; 10]);
 }
 
 /// One connection to a mail server that accepts everything; returns what it was given.
@@ -104,7 +114,7 @@ fn with_a_mail_server_the_messages_go_there() {
         messages.map(|message| header(&message, "To").to_owned()).collect::<Vec<_>>()
     });
     let output = quickstart(&folder, &["--count", "3"]).env("SMTP_URL", url).output().unwrap();
-    assert!(printed(&output).ends_with("\n3 commands completed, 0 failed, 0 left\n"));
+    assert!(printed(&output).ends_with("\n3 of 3 commands are completed, 0 are left\n"));
     let mut recipients = server.join().unwrap();
     recipients.sort();
     assert_eq!(recipients, ["user1@example.org", "user2@example.org", "user3@example.org"]);
