@@ -142,6 +142,16 @@ impl Filter {
         Self::default()
     }
 
+    /// Commands that have not ended.
+    pub fn live() -> Self {
+        Self { states: State::ALL.into_iter().filter(|state| !state.has_ended()).collect(), ..Self::default() }
+    }
+
+    /// Commands that have ended.
+    pub fn ended() -> Self {
+        Self { states: State::ALL.into_iter().filter(|state| state.has_ended()).collect(), ..Self::default() }
+    }
+
     /// Commands in this state; call it again for more.
     pub fn state(mut self, state: State) -> Self {
         self.states.push(state);

@@ -64,7 +64,7 @@ pub use builder::Builder;
 pub use command::{Command, CommandId, IntoCommand};
 pub use config::{DEFAULT_QUEUE, MAX_KEY_BYTES};
 pub use context::Context;
-pub use engine::worker::Worker;
+pub use engine::worker::{Worker, shutdown_signal};
 pub use error::{Error, Result};
 pub use executor::{Defaults, Executor, decode};
 pub use inspect::{AttemptInfo, CommandInfo, Count, Filter, Order, Outcome, Page, QueueStats, Stats};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use serde::de::DeserializeOwned;
 
 use crate::append::{Append, AppendAll};
@@ -13,7 +13,7 @@ use crate::config::{MAX_KEY_BYTES, name_problem};
 use crate::engine::Shared;
 use crate::engine::worker::Worker;
 use crate::error::{Error, Result};
-use crate::inspect::{AttemptInfo, CommandInfo, Ending, Filter, Outcome, Page, Stats};
+use crate::inspect::{AttemptInfo, CommandInfo, Count, Ending, Filter, Outcome, Page, Stats};
 use crate::services::Services;
 use crate::state::State;
 use crate::store::operate::Canceled;
@@ -83,6 +83,14 @@ impl Orchestrator {
     /// [`Error::Database`].
     pub async fn list(&self, filter: Filter, page: Page) -> Result<Vec<CommandInfo>> {
         self.shared.store.list(&filter, &page).await
+    }
+
+    /// How many commands fit the filter; counting stops at 10,000.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn count(&self, filter: Filter) -> Result<Count> {
+        self.shared.store.count(&filter).await
     }
 
     /// The attempts of a command that did not succeed, the earliest first.
@@ -227,6 +235,15 @@ impl Orchestrator {
     #[must_use]
     pub fn services(&self) -> &Arc<Services> {
         &self.shared.services
+    }
+
+    /// Begins a transaction to append or complete within, beside the application's own writes. On SQLite it is an
+    /// `Immediate` one: a transaction that reads before it writes could otherwise fail in the middle.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn begin(&self) -> Result<DatabaseTransaction> {
+        Ok(self.shared.connection.begin_with_options(self.shared.store.backend.application_transaction()).await?)
     }
 
     /// The connection pool of the application's side, for queries through the [`entity`](crate::entity) module and for

@@ -83,7 +83,8 @@ pub use named::Named;
 pub use notification::{Notification, NotificationHandler};
 pub use open_behavior::{AnyRequest, AnyResponse, OpenBehavior, OpenNext};
 pub use orchestratum_core::{
-    Command, CommandId, Context, Defaults, IntoCommand, Orchestrator, Outcome, Services, Verdict, Worker,
+    AttemptInfo, Canceled, Command, CommandId, CommandInfo, Context, Count, Defaults, Filter, IntoCommand,
+    Orchestrator, Order, Outcome, Page, RetryPolicy, Services, State, Stats, Verdict, Worker, shutdown_signal,
 };
 pub use orchestratum_macros::{
     FromServices, Named, Notification, Request, StreamRequest, handler, notification_handler, stream_handler,

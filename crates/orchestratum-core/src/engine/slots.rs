@@ -58,6 +58,9 @@ const NEVER: usize = usize::MAX;
 /// enough that idle instances elsewhere get their share.
 const AHEAD_SECONDS: f64 = 0.1;
 
+/// The shortest time over which a pace is measured: a handful of slow handlers that end together are no fast queue.
+const PACE_WINDOW: Duration = Duration::from_millis(100);
+
 impl Slots {
     pub(crate) fn new(shared: Arc<Shared>, stopping: CancellationToken) -> Self {
         Self { shared, stopping, queues: HashMap::new() }
@@ -136,7 +139,7 @@ impl QueueSlots {
         let done = self.done.load(Ordering::Acquire);
         let mut pace = self.pace();
         let elapsed = pace.since.elapsed();
-        if elapsed < Duration::from_millis(5) {
+        if elapsed < PACE_WINDOW {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "a pace needs no precision")]

@@ -89,7 +89,7 @@ impl Worker {
     /// # Errors
     /// Like [`shutdown`](Self::shutdown).
     pub async fn shutdown_on_signal(self) -> Result<()> {
-        signal().await;
+        shutdown_signal().await;
         tracing::info!(name: "orchestratum.shutdown", "shutting down");
         self.shutdown().await
     }
@@ -109,7 +109,8 @@ impl Drop for Worker {
     }
 }
 
-async fn signal() {
+/// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C): for servers that stop beside the worker.
+pub async fn shutdown_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

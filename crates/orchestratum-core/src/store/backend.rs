@@ -141,6 +141,15 @@ impl Backend {
         }
     }
 
+    /// Begins a transaction of the application that writes: the database's own default, but never deferred.
+    pub(crate) const fn application_transaction(self) -> TransactionOptions {
+        TransactionOptions {
+            isolation_level: None,
+            access_mode: None,
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        }
+    }
+
     /// The most values that one statement may bind.
     pub(crate) const fn max_values(self) -> usize {
         match self {

@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::store::claim::number;
 use crate::store::settle::{Lease, stored};
-use crate::store::sql::Columns;
+use crate::store::sql::{Columns, Sql};
 
 const INFO: &str = "SELECT c.id, c.queue, c.command_key, c.priority, coalesce(l.state, e.state),
     coalesce(l.attempt, e.attempt), c.retry_count, l.failures, l.losses, c.timeout_ms, c.unique_key, c.payload,
@@ -35,39 +35,7 @@ impl Store {
     }
 
     pub(crate) async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<CommandInfo>> {
-        let all =
-            |ended: bool| !filter.states.is_empty() && filter.states.iter().all(|state| state.has_ended() == ended);
-        // An inner join lets the database start from the table that holds just the states asked for.
-        let (live, ended) =
-            (if all(false) { " JOIN" } else { " LEFT JOIN" }, if all(true) { " JOIN" } else { " LEFT JOIN" });
-        let mut sql = self
-            .sql(INFO)
-            .text(live)
-            .text(" orchestratum_live l ON l.id = c.id")
-            .text(ended)
-            .text(" orchestratum_ended e ON e.id = c.id WHERE 1 = 1");
-        if !filter.states.is_empty() {
-            let column = if all(true) {
-                "e.state"
-            } else if all(false) {
-                "l.state"
-            } else {
-                "coalesce(l.state, e.state)"
-            };
-            sql = sql.text(" AND ").text(column).any_text(filter.states.iter().map(|state| state.as_str()));
-        }
-        if !filter.keys.is_empty() {
-            sql = sql.text(" AND c.command_key").any_text(filter.keys.iter().map(String::as_str));
-        }
-        if !filter.queues.is_empty() {
-            sql = sql.text(" AND c.queue").any_text(filter.queues.iter().map(String::as_str));
-        }
-        if let Some(from) = filter.created_from {
-            sql = sql.text(" AND c.created_at >= ").bind(Timestamp::from(from).as_micros());
-        }
-        if let Some(before) = filter.created_before {
-            sql = sql.text(" AND c.created_at < ").bind(Timestamp::from(before).as_micros());
-        }
+        let mut sql = filtered(self.sql(INFO), filter);
         let (after, order) = match page.order {
             Order::NewestFirst => (" AND c.id < ", " ORDER BY c.id DESC LIMIT "),
             Order::OldestFirst => (" AND c.id > ", " ORDER BY c.id LIMIT "),
@@ -77,6 +45,13 @@ impl Store {
         }
         let rows = self.rows(sql.text(order).bind(i64::from(page.limit))).await?;
         rows.iter().map(read_info).collect()
+    }
+
+    pub(crate) async fn count(&self, filter: &Filter) -> Result<Count> {
+        let sql = self.sql("SELECT count(*) FROM (SELECT 1 AS one FROM orchestratum_commands c");
+        let sql = filtered(sql, filter).text(" LIMIT ").bind(COUNT_CAP + 1).text(") AS counted");
+        let rows = self.rows(sql).await?;
+        Ok(capped(rows.first().map_or(Ok(0), |row| Columns::new(row).take())?))
     }
 
     pub(crate) async fn attempts(&self, id: CommandId) -> Result<Vec<AttemptInfo>> {
@@ -183,6 +158,39 @@ impl Store {
         stats.capped = total > COUNT_CAP;
         Ok(stats)
     }
+}
+
+/// After `FROM orchestratum_commands c`: joins and conditions.
+fn filtered(sql: Sql, filter: &Filter) -> Sql {
+    let all = |ended: bool| !filter.states.is_empty() && filter.states.iter().all(|state| state.has_ended() == ended);
+    // An inner join lets the database start from the table that holds just the states asked for.
+    let join = |only: bool| if only { " JOIN" } else { " LEFT JOIN" };
+    let mut sql = sql
+        .text(join(all(false)))
+        .text(" orchestratum_live l ON l.id = c.id")
+        .text(join(all(true)))
+        .text(" orchestratum_ended e ON e.id = c.id WHERE 1 = 1");
+    if !filter.states.is_empty() {
+        let column = match (all(false), all(true)) {
+            (true, _) => "l.state",
+            (_, true) => "e.state",
+            _ => "coalesce(l.state, e.state)",
+        };
+        sql = sql.text(" AND ").text(column).any_text(filter.states.iter().map(|state| state.as_str()));
+    }
+    if !filter.keys.is_empty() {
+        sql = sql.text(" AND c.command_key").any_text(filter.keys.iter().map(String::as_str));
+    }
+    if !filter.queues.is_empty() {
+        sql = sql.text(" AND c.queue").any_text(filter.queues.iter().map(String::as_str));
+    }
+    if let Some(from) = filter.created_from {
+        sql = sql.text(" AND c.created_at >= ").bind(Timestamp::from(from).as_micros());
+    }
+    if let Some(before) = filter.created_before {
+        sql = sql.text(" AND c.created_at < ").bind(Timestamp::from(before).as_micros());
+    }
+    sql
 }
 
 fn capped(count: i64) -> Count {

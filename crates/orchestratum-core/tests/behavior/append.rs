@@ -99,8 +99,7 @@ on_every_backend! {
             .await
             .unwrap();
         let worker = orchestrator.start();
-        let connection = world.connect().await;
-        let transaction = connection.begin_with_options(immediate()).await.unwrap();
+        let transaction = orchestrator.begin().await.unwrap();
         let id = orchestrator.append(("note", ())).within(&transaction).await.unwrap().id();
         assert_eq!(orchestrator.get(id).await.unwrap(), None);
         transaction.commit().await.unwrap();

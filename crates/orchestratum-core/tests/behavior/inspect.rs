@@ -35,6 +35,9 @@ on_every_backend! {
         assert_eq!(count(Filter::all().state(State::Canceled)).await, 1);
         assert_eq!(count(Filter::all().state(State::Pending)).await, 24);
         assert_eq!(count(Filter::all().state(State::Pending).state(State::Canceled)).await, 25);
+        assert_eq!((count(Filter::live()).await, count(Filter::ended()).await), (24, 1));
+        assert_eq!(orchestrator.count(Filter::live().key("five")).await.unwrap().value, 5);
+        assert_eq!(orchestrator.count(Filter::all()).await.unwrap().value, 25);
         let middle = orchestrator.get(ids[12]).await.unwrap().unwrap().created_at;
         let (from, before) = (Filter::all().created_from(middle), Filter::all().created_before(middle));
         assert_eq!(count(from).await + count(before).await, 25);
