@@ -3,11 +3,11 @@
 use anyhow::Context as _;
 use orchestratum_mediator::prelude::*;
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, Set, Unchanged};
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, Unchanged};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::tables::{begin, order, product};
+use crate::tables::{order, product};
 
 /// Takes the goods out of stock. Its follow-up tells the customer, once that is certain.
 #[derive(Serialize, Deserialize, Request)]
@@ -29,10 +29,10 @@ impl FollowUps for FulfillOrder {
 #[handler]
 async fn fulfill_order(
     request: FulfillOrder,
-    database: Service<DatabaseConnection>,
+    orchestrator: Orchestrator,
     ctx: Context,
 ) -> anyhow::Result<order::State> {
-    let transaction = begin(&database).await?;
+    let transaction = orchestrator.begin().await?;
     let order = order::Entity::find_by_id(request.order).one(&transaction).await?.context("there is no such order")?;
     let taken = product::Entity::update_many()
         .col_expr(product::Column::Stock, Expr::col(product::Column::Stock).sub(order.quantity))

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::commands::{EmailCustomer, FulfillOrder};
-use crate::tables::{begin, order, product};
+use crate::tables::{order, product};
 
 #[derive(Clone)]
 struct Shop {
@@ -39,7 +39,7 @@ async fn place_order(
     Json(NewOrder { product, quantity, email }): Json<NewOrder>,
 ) -> Result<(StatusCode, Json<order::Model>), Refusal> {
     let (id, quantity) = (Uuid::now_v7(), i32::from(quantity));
-    let transaction = begin(&shop.database).await?;
+    let transaction = shop.orchestrator.begin().await?;
     let received = EmailCustomer { to: email.clone(), text: format!("we have received your order {id}") };
     shop.orchestrator.append(received).within(&transaction).await?;
     shop.orchestrator.append(FulfillOrder { order: id, email: email.clone() }).within(&transaction).await?;

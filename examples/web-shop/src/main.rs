@@ -7,9 +7,9 @@ mod http;
 mod tables;
 
 use orchestratum_mediator::prelude::*;
+use orchestratum_mediator::shutdown_signal;
 use sea_orm::Database;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,26 +19,12 @@ async fn main() -> anyhow::Result<()> {
 
     let database = Database::connect(std::env::var("DATABASE_URL").unwrap_or_else(|_| file())).await?;
     tables::create(&database).await?;
-    let orchestrator = Orchestrator::builder()
-        .connection(database.clone())
-        .migrate()
-        .service(database.clone())
-        .mediator()
-        .build()
-        .await?;
+    let orchestrator = Orchestrator::builder().connection(database.clone()).migrate().mediator().build().await?;
     let worker = orchestrator.start();
 
-    let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, http::routes(database, orchestrator))
-        .with_graceful_shutdown(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        })
-        .await?;
+    axum::serve(listener, http::routes(database, orchestrator)).with_graceful_shutdown(shutdown_signal()).await?;
 
     // In this order: a request that is still answered may append.
     worker.shutdown().await?;

@@ -1,9 +1,6 @@
 //! The shop's own tables, beside those of the orchestrator.
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, Schema, Set, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, Schema, Set};
 
 pub(crate) mod product {
     use sea_orm::entity::prelude::*;
@@ -61,11 +58,4 @@ pub(crate) async fn create(database: &DatabaseConnection) -> Result<(), DbErr> {
     let products = stock.map(|(name, stock)| product::ActiveModel { name: Set(name.to_owned()), stock: Set(stock) });
     product::Entity::insert_many(products).on_conflict_do_nothing().exec_without_returning(database).await?;
     Ok(())
-}
-
-/// A transaction that will write. On SQLite it takes the lock at once: one that reads first and writes later may find
-/// that somebody else has written in between, and fails.
-pub(crate) async fn begin(database: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
-    database.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
 }
