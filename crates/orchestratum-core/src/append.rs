@@ -206,7 +206,7 @@ async fn within(
     let stored = append_in(transaction, store.backend, &commands, !store.poll_only).await?;
     if !store.backend.notifies() || store.poll_only {
         // Nothing will say when the transaction commits.
-        std::iter::zip(&commands, &stored).for_each(|(command, stored)| shared.wake.arm(lane(command), stored.id));
+        std::iter::zip(&commands, &stored).for_each(|(command, stored)| shared.wake.arm(&lane(command), stored.id));
     }
     Ok(stored)
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::{DbErr, RuntimeErr};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{NewCommand, RunAt};
+use crate::engine::ANSWER_TIMEOUT;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::instant::Timestamp;
@@ -54,7 +56,7 @@ impl Appender {
 async fn write(store: &Store, wake: &Wake, batch: Vec<Pending>) {
     let (commands, replies): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
-    match store.append(&commands).await {
+    match append(store, &commands).await {
         Ok(stored) => {
             announce(wake, &commands);
             for (reply, stored) in std::iter::zip(replies, stored) {
@@ -62,25 +64,45 @@ async fn write(store: &Store, wake: &Wake, batch: Vec<Pending>) {
                 let _ = reply.send(Ok(stored));
             }
         }
-        Err(error) if commands.len() == 1 => {
-            let reply = replies.into_iter().next();
-            let _ = reply.map(|reply| reply.send(Err(error)));
-        }
-        // One bad command must not fail the others, and an error cannot be cloned for all: ask for each again.
-        Err(_) => {
+        // One bad command must not fail the others: refused data was certainly not stored.
+        Err(error) if error.is_refusal() && commands.len() > 1 => {
             for (command, reply) in std::iter::zip(commands, replies) {
-                let stored = store.append(std::slice::from_ref(&command)).await;
-                announce(wake, std::slice::from_ref(&command));
+                let command = std::slice::from_ref(&command);
+                let stored = append(store, command).await;
+                if stored.is_ok() {
+                    announce(wake, command);
+                }
                 let _ = reply.send(stored.map(|stored| stored[0]));
             }
         }
+        // The commit may have happened: only the caller can know whether to append again.
+        Err(error) => {
+            for reply in replies {
+                let _ = reply.send(Err(copy(&error)));
+            }
+        }
+    }
+}
+
+async fn append(store: &Store, commands: &[NewCommand]) -> Result<Vec<Stored>> {
+    tokio::time::timeout(ANSWER_TIMEOUT, store.append(commands)).await.unwrap_or_else(|_| {
+        let message = "no answer of the database within half a minute; the append may have happened".to_owned();
+        Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
+    })
+}
+
+/// The store's errors are the database's, which can be copied.
+fn copy(error: &Error) -> Error {
+    match error {
+        Error::Database(error) => Error::Database(error.clone()),
+        other => Error::Database(DbErr::Custom(other.to_string())),
     }
 }
 
 /// Tells the workers of this process what to look at, and when.
 pub(crate) fn announce(wake: &Wake, commands: &[NewCommand]) {
     for command in commands {
-        wake.lane(lane(command), delay(command));
+        wake.lane(&lane(command), delay(command));
     }
 }
 

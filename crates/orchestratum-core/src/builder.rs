@@ -234,7 +234,7 @@ impl Builder {
                 return Err(Error::SchemaAhead { found, known: migration::VERSION });
             }
         }
-        let store = Store::new(connection.clone(), self.config.poll_only)?;
+        let store = Store::new(connection.clone(), self.config.poll_only)?.with_search_path().await?;
         let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared {
             connection,

@@ -258,12 +258,13 @@ pub(crate) struct FollowUps {
     pub(crate) success: Vec<NewCommand>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) failure: Vec<NewCommand>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) cancel: Vec<NewCommand>,
+    /// `None`: those of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cancel: Option<Vec<NewCommand>>,
 }
 
 impl FollowUps {
     pub(crate) const fn is_empty(&self) -> bool {
-        self.success.is_empty() && self.failure.is_empty() && self.cancel.is_empty()
+        self.success.is_empty() && self.failure.is_empty() && self.cancel.is_none()
     }
 }

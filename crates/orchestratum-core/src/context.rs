@@ -1,7 +1,6 @@
 //! What a handler is given besides its payload.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sea_orm::DatabaseTransaction;
@@ -25,7 +24,6 @@ pub struct Context {
     services: Arc<Services>,
     token: CancellationToken,
     attempt: Option<Arc<Attempt>>,
-    completed: Arc<AtomicBool>,
     orchestrator: Option<Orchestrator>,
 }
 
@@ -33,7 +31,7 @@ impl Context {
     pub(crate) fn durable(services: Arc<Services>, attempt: Arc<Attempt>) -> Self {
         let orchestrator = Some(Orchestrator { shared: Arc::clone(&attempt.shared) });
         let token = attempt.token.clone();
-        Self { services, token, attempt: Some(attempt), completed: Arc::default(), orchestrator }
+        Self { services, token, attempt: Some(attempt), orchestrator }
     }
 
     /// A context without a command, for handlers called in process.
@@ -46,13 +44,13 @@ impl Context {
     /// A context without a command and without an orchestrator, for tests that call a handler.
     #[must_use]
     pub fn in_process(services: Arc<Services>, token: CancellationToken) -> Self {
-        Self { services, token, attempt: None, completed: Arc::default(), orchestrator: None }
+        Self { services, token, attempt: None, orchestrator: None }
     }
 
     /// The same surroundings without the command, for a handler that this one calls in process.
     #[must_use]
     pub fn nested(&self, token: CancellationToken) -> Self {
-        Self { token, attempt: None, completed: Arc::default(), ..self.clone() }
+        Self { token, attempt: None, ..self.clone() }
     }
 
     /// The orchestrator, to append more commands.
@@ -154,20 +152,21 @@ impl Context {
         let Some(attempt) = &self.attempt else {
             return Ok(());
         };
-        let output = write_output(&attempt.claimed.key, &output)?;
+        let key = &attempt.claimed.key;
+        let output = write_output(key, &output)?;
+        let (bytes, limit) = (output.as_ref().map_or(0, String::len), attempt.shared.config.payload_limit);
+        if bytes > limit {
+            let problem = format!("{bytes} bytes of JSON are more than the limit of {limit}");
+            return Err(Error::InvalidCommand { key: key.clone(), option: "output", problem });
+        }
         let report = attempt.report(Ending::Completed(output))?;
         match attempt.shared.store_for(transaction)?.complete_in(transaction, &report).await? {
             Settled::Now(_) => {
-                self.completed.store(true, Ordering::Release);
+                attempt.set_completed_in();
                 Ok(())
             }
             Settled::LeaseLost => Err(Error::LeaseLost { id: attempt.lease.id, attempt: attempt.lease.attempt }),
         }
-    }
-
-    /// Whether [`complete_in`](Self::complete_in) was called and went well.
-    pub(crate) fn was_completed(&self) -> bool {
-        self.completed.load(Ordering::Acquire)
     }
 }
 

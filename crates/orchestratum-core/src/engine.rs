@@ -20,7 +20,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, R
 use crate::appender::Appender;
 use crate::config::{Config, invalid};
 use crate::engine::wake::Wake;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::Registry;
 use crate::services::Services;
 use crate::store::Store;
@@ -75,16 +75,25 @@ impl Shared {
 
 /// How long the engine waits for an answer of the database. Longer than any statement of ours takes; a connection that
 /// was cut without a word would otherwise hold a loop for hours.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+const NO_ANSWER: &str = "no answer of the database within half a minute";
+
+/// Whether the error is that of [`answer`]: the connection may be dead, or the statement waits for a lock.
+pub(crate) fn is_no_answer(error: &Error) -> bool {
+    matches!(error, Error::Database(DbErr::Conn(RuntimeErr::Internal(message))) if message == NO_ANSWER)
+}
 
 /// Waits for an answer of the database, and opens other connections when there is none.
+///
+/// # Errors
+/// Those of the call, and a transient one when there was no answer.
 pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
         Ok(result) => result,
         Err(_) => {
             store.renew(Purpose::Engine(config.engine_connections)).await?;
-            let message = format!("no answer within {ANSWER_TIMEOUT:?}");
-            Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
+            Err(DbErr::Conn(RuntimeErr::Internal(NO_ANSWER.to_owned())).into())
         }
     }
 }

@@ -140,6 +140,19 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether the database will never take this very data, or it was no error of the database at all.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Database(error) => crate::store::backend::is_refusal(error),
+            _ => true,
+        }
+    }
+
+    /// Whether another transaction was in the way.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if crate::store::backend::is_conflict(error))
+    }
 }
 
 fn list(keys: &[String]) -> String {

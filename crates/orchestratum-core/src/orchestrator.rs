@@ -117,9 +117,7 @@ impl Orchestrator {
     /// Like [`outcome`](Self::outcome); a database that is away for a while is waited for.
     pub async fn wait<T: DeserializeOwned>(&self, id: CommandId) -> Result<Outcome<T>> {
         let watch = self.shared.wake.watch(id);
-        let result = self.wait_until_ended(id, &watch).await;
-        self.shared.wake.unwatch(id, watch);
-        Outcome::read(id, result?)
+        Outcome::read(id, self.wait_until_ended(id, &watch.notify).await?)
     }
 
     async fn wait_until_ended(&self, id: CommandId, watch: &tokio::sync::Notify) -> Result<Ending> {

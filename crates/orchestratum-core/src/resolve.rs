@@ -64,7 +64,6 @@ fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usi
         let commands = commands.into_iter();
         commands.map(|command| resolve_at(command, config, registry, depth + 1)).collect::<Result<Vec<_>>>()
     };
-    let failure = all(command.on_failure)?;
     let new = NewCommand {
         queue: queue.to_owned(),
         priority: command.priority.or(defaults.priority).unwrap_or(0),
@@ -75,11 +74,8 @@ fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usi
         unique_key: command.unique,
         follow_ups: FollowUps {
             success: all(command.on_success)?,
-            cancel: match command.on_cancel {
-                Some(commands) => all(commands)?,
-                None => failure.clone(),
-            },
-            failure,
+            cancel: command.on_cancel.map(all).transpose()?,
+            failure: all(command.on_failure)?,
         },
         key: command.key,
         payload: command.payload,

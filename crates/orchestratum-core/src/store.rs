@@ -44,6 +44,8 @@ pub(crate) struct Store {
     pub(crate) backend: Backend,
     /// Every statement in a transaction of its own, for poolers that hand out a connection a transaction.
     pub(crate) poll_only: bool,
+    /// The schema to look in, where it is not the server's default.
+    search_path: Option<String>,
 }
 
 /// How often a transaction that lost a race is tried again before the caller hears of it. The winner has gone on by
@@ -53,7 +55,13 @@ const RACES: usize = 8;
 impl Store {
     pub(crate) fn new(connection: DatabaseConnection, poll_only: bool) -> Result<Self> {
         let backend = Backend::of(&connection)?;
-        Ok(Self { pool: Arc::new(Mutex::new(connection)), backend, poll_only })
+        Ok(Self { pool: Arc::new(Mutex::new(connection)), backend, poll_only, search_path: None })
+    }
+
+    /// The same, with the schema of its pool for the connections that are opened like it.
+    pub(crate) async fn with_search_path(self) -> Result<Self> {
+        let search_path = backend::search_path(&self.connection()).await?;
+        Ok(Self { search_path, ..self })
     }
 
     /// The pool, as it is now.
@@ -63,15 +71,21 @@ impl Store {
 
     /// Gives up on connections that do not answer, and opens others in their place.
     pub(crate) async fn renew(&self, purpose: backend::Purpose) -> Result<()> {
-        let fresh = backend::connect_like(&self.connection(), purpose, self.poll_only).await?;
+        let fresh = self.connect_like(purpose).await?;
         *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
     /// The same tables through connections of another purpose. Call it on the runtime that will use them.
     pub(crate) async fn open(&self, purpose: backend::Purpose) -> Result<Self> {
-        let connection = backend::connect_like(&self.connection(), purpose, self.poll_only).await?;
-        Ok(Self { pool: Arc::new(Mutex::new(connection)), ..*self })
+        let connection = self.connect_like(purpose).await?;
+        Ok(Self { pool: Arc::new(Mutex::new(connection)), ..self.clone() })
+    }
+
+    /// Asks no connection that exists: it may be the one that does not answer.
+    async fn connect_like(&self, purpose: backend::Purpose) -> Result<DatabaseConnection> {
+        let search_path = self.search_path.as_deref();
+        backend::connect_like(&self.connection(), purpose, self.poll_only, search_path).await
     }
 
     pub(crate) fn sql(&self, text: &str) -> Sql {

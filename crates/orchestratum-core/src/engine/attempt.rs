@@ -21,6 +21,7 @@ use crate::outcome::Ending;
 use crate::resolve::resolve;
 use crate::retry::{MAX_RETRY_DELAY, RetryPolicy};
 use crate::store::claim::Claimed;
+use crate::store::instance::Held;
 use crate::store::settle::{Lease, Report};
 use crate::verdict::Verdict;
 
@@ -38,6 +39,9 @@ pub(crate) struct Attempt {
     reported: AtomicBool,
     /// Whether the application's runtime has ever looked at the task.
     polled: AtomicBool,
+    /// Whether the handler has called `complete_in` and been told that it went well.
+    completed_in: AtomicBool,
+    claimed_at: Instant,
     running: Mutex<Running>,
     holdings: Arc<Holdings>,
     reports: mpsc::UnboundedSender<Finished>,
@@ -89,6 +93,8 @@ impl Attempt {
             stop: AtomicU8::new(Stop::No as u8),
             reported: AtomicBool::new(false),
             polled: AtomicBool::new(false),
+            completed_in: AtomicBool::new(false),
+            claimed_at: Instant::now(),
             running: Mutex::default(),
             holdings,
             reports,
@@ -110,12 +116,14 @@ impl Attempt {
             "orchestratum.attempt", id = %self.lease.id, key = %self.claimed.key, attempt = self.lease.attempt
         );
         let context = Context::durable(Arc::clone(&self.shared.services), Arc::clone(&self));
-        let ending = self.execute(context.clone()).instrument(span).await;
+        // Whatever the application's code panics in, its future's `drop` and its error's `Display` included.
+        let execution = AssertUnwindSafe(self.execute(context).instrument(span)).catch_unwind();
+        let ending = execution.await.unwrap_or_else(|panic| Ending::Panicked(storable(&panic_text(&*panic))));
         if ending == Ending::TimedOut {
             // The handler is gone; what it has spawned hears of it.
             self.token.cancel();
         }
-        self.finish(ending, context.was_completed());
+        self.finish(ending);
         drop(guard);
     }
 
@@ -160,15 +168,21 @@ impl Attempt {
     }
 
     /// Sends the one report of this attempt; a second one is dropped.
-    pub(crate) fn finish(self: &Arc<Self>, ending: Ending, completed_in: bool) {
+    pub(crate) fn finish(self: &Arc<Self>, ending: Ending) {
+        if self.reported.load(Ordering::Acquire) {
+            return;
+        }
+        // Before the flag: the application's `on_success` may panic, and then this is not the report.
+        let report = match std::panic::catch_unwind(AssertUnwindSafe(|| self.report(ending))) {
+            Ok(Ok(report)) => report,
+            // A follow-up that cannot be appended would fail again: say so where an operator looks.
+            Ok(Err(error)) => self.plain_report(Ending::Fatal(storable(&format!("its follow-ups: {error}")))),
+            Err(panic) => self.plain_report(Ending::Panicked(storable(&panic_text(&*panic)))),
+        };
         if self.reported.swap(true, Ordering::AcqRel) {
             return;
         }
-        let report = match self.report(ending) {
-            Ok(report) => report,
-            // A follow-up that cannot be appended would fail again: say so where an operator looks.
-            Err(error) => self.plain_report(Ending::Fatal(storable(&format!("its follow-ups: {error}")))),
-        };
+        let completed_in = self.completed_in.load(Ordering::Acquire);
         self.holdings.reported();
         // The finisher is gone only when the worker is; then the lease expires.
         let _ = self.reports.send(Finished { attempt: Arc::clone(self), report, completed_in });
@@ -244,6 +258,22 @@ impl Attempt {
         }
     }
 
+    pub(crate) fn set_completed_in(&self) {
+        self.completed_in.store(true, Ordering::Release);
+    }
+
+    /// What the database should lease to this instance on its behalf.
+    pub(crate) fn held(&self) -> Held {
+        Held { id: self.lease.id, attempt: self.lease.attempt }
+    }
+
+    /// Whether nobody has begun to run it for so long that its own patience cannot have been asked.
+    pub(crate) fn is_unstarted_for(&self, patience: Duration) -> bool {
+        self.claimed_at.elapsed() > patience
+            && self.running().started.is_none()
+            && !self.reported.load(Ordering::Acquire)
+    }
+
     pub(crate) fn was_polled(&self) -> bool {
         self.polled.load(Ordering::Acquire)
     }
@@ -254,7 +284,7 @@ impl Attempt {
 
     /// Ends the attempt from outside: its task is aborted at its next await, and reported as ended now.
     pub(crate) fn abort(self: &Arc<Self>, ending: Ending) {
-        self.finish(ending, false);
+        self.finish(ending);
         self.token.cancel();
         if let Some(task) = self.running().task.take() {
             task.abort();
@@ -289,9 +319,10 @@ impl Drop for GiveBack {
         let ending = match self.0.stopped() {
             Stop::Cancel => Ending::Canceled,
             Stop::LeaseLost => Ending::LostLease,
+            Stop::No | Stop::Shutdown if std::thread::panicking() => Ending::Panicked("panicked".to_owned()),
             Stop::No | Stop::Shutdown => Ending::GivenBack,
         };
-        self.0.finish(ending, false);
+        self.0.finish(ending);
     }
 }
 

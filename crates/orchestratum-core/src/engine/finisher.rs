@@ -1,13 +1,17 @@
 //! The finisher: writes endings to the database, as many at a time as have gathered meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::appender::announce;
 use crate::engine::attempt::Finished;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
-use crate::engine::{Shared, answer};
+use crate::engine::wake::PollerWake;
+use crate::engine::{Shared, answer, is_no_answer, storable};
+use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
@@ -17,15 +21,27 @@ use crate::store::settle::{Report, Settled};
 /// The settling loop.
 #[derive(Debug)]
 pub(crate) struct Finisher {
+    pub(crate) reports: mpsc::UnboundedReceiver<Finished>,
+    pub(crate) settler: Settler,
+}
+
+/// What it takes to settle an attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct Settler {
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Store,
     pub(crate) holdings: Arc<Holdings>,
-    pub(crate) reports: mpsc::UnboundedReceiver<Finished>,
+    /// The poller that waits when too much is unsettled.
+    pub(crate) wake: Arc<PollerWake>,
 }
 
 /// The most endings in one transaction. While one is under way the next gather, so that batches grow with the load and
 /// a lone ending waits for nothing.
 const MAX_BATCH: usize = 2_000;
+
+/// The most endings in one transaction that are decided one by one, at a few statements each: a transaction stays far
+/// below the time that an answer may take.
+const MAX_DECISIONS: usize = 100;
 
 impl Finisher {
     /// Runs until every attempt has reported and been settled. No error ends it.
@@ -36,81 +52,116 @@ impl Finisher {
                 finished.drain(..).partition(|finished| finished.completed_in);
             for finished in in_own_transaction {
                 // In a task of its own: a transaction that a handler forgot may still hold the row.
-                let (shared, store, holdings) =
-                    (Arc::clone(&self.shared), self.store.clone(), Arc::clone(&self.holdings));
-                tokio::spawn(async move { confirm(&shared, &store, &holdings, finished).await });
+                tokio::spawn(self.settler.clone().confirm(finished));
             }
-            settle(&self.shared, &self.store, &self.holdings, finished).await;
+            let (completed, mut others): (Vec<_>, Vec<_>) =
+                finished.into_iter().partition(|finished| matches!(finished.report.ending, Ending::Completed(_)));
+            self.settler.settle(completed).await;
+            while !others.is_empty() {
+                let rest = others.split_off(others.len().min(MAX_DECISIONS));
+                self.settler.settle(std::mem::replace(&mut others, rest)).await;
+            }
         }
     }
 }
 
-/// Settles until the database has answered for each; a report that it refuses for good is given up, and its command is
-/// found by the housekeeper as leased but not held.
-async fn settle(shared: &Shared, store: &Store, holdings: &Holdings, mut finished: Vec<Finished>) {
-    let mut backoff = Backoff::new("finisher");
-    while !finished.is_empty() {
-        let reports: Vec<Report> = finished.iter().map(|finished| finished.report.clone()).collect();
-        match answer(store, &shared.config, store.settle(&reports)).await {
-            Ok(settled) => {
-                backoff.succeeded();
-                tell(shared, &finished, &settled);
-                forget(shared, holdings, &finished);
-                return;
-            }
-            Err(error) if error.is_transient() => {
+impl Settler {
+    /// Settles a batch. One that the database refuses, or that waits for somebody's lock, is halved until the bad one
+    /// is alone; that one is settled in a task of its own, so that the others do not wait for it.
+    async fn settle(&self, mut finished: Vec<Finished>) {
+        let mut backoff = Backoff::new("finisher");
+        while !finished.is_empty() {
+            let Err(error) = self.settle_once(&finished).await else { return };
+            if !is_about_the_batch(&error) {
                 tokio::time::sleep(backoff.failed(&error)).await;
-            }
-            Err(error) if finished.len() == 1 => {
-                let id = finished[0].attempt.lease.id;
-                tracing::error!(name: "orchestratum.settle.refused", %id, %error, "the end of an attempt cannot be stored");
-                forget(shared, holdings, &finished);
-                holdings.change_lease(|lease| lease.doubtful_since = Some(tokio::time::Instant::now()));
-                return;
-            }
-            Err(_) => {
-                // One bad report must not take the others with it.
+            } else if finished.len() > 1 {
                 let half = finished.split_off(finished.len() / 2);
-                Box::pin(settle(shared, store, holdings, half)).await;
+                Box::pin(self.settle(half)).await;
+            } else if let Some(alone) = finished.pop() {
+                tokio::spawn(self.clone().settle_alone(alone));
             }
         }
     }
-}
 
-/// Lets go of what has been settled, and lets the poller go on if it waited for that.
-fn forget(shared: &Shared, holdings: &Holdings, finished: &[Finished]) {
-    holdings.remove(finished.iter().map(|finished| &finished.attempt));
-    if holdings.settled(finished.len()) > shared.config.most_unsettled() {
-        shared.wake.poller();
+    async fn settle_once(&self, finished: &[Finished]) -> Result<()> {
+        let reports: Vec<Report> = finished.iter().map(|finished| finished.report.clone()).collect();
+        let settled = answer(&self.store, &self.shared.config, self.store.settle(&reports)).await?;
+        self.tell(finished, &settled);
+        self.forget(finished);
+        Ok(())
     }
-}
 
-/// Believes a `complete_in` once its commit can be seen; without one the attempt has failed.
-async fn confirm(shared: &Shared, store: &Store, holdings: &Holdings, mut finished: Finished) {
-    let mut backoff = Backoff::new("finisher");
-    let lease = finished.attempt.lease;
-    let committed = loop {
-        match answer(store, &shared.config, store.has_completed(lease)).await {
-            Ok(committed) => break committed,
-            Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
+    /// Settles one attempt however long it takes. An ending that the database refuses is told as a failure; if even
+    /// that is refused, the command is given back as one that nobody holds.
+    async fn settle_alone(self, mut finished: Finished) {
+        let mut backoff = Backoff::new("finisher");
+        let mut refused = false;
+        loop {
+            match self.settle_once(std::slice::from_ref(&finished)).await {
+                Ok(()) => return,
+                Err(error) if error.is_refusal() => {
+                    let id = finished.attempt.lease.id;
+                    tracing::error!(
+                        name: "orchestratum.settle.refused", %id, %error, "the end of an attempt cannot be stored"
+                    );
+                    if refused {
+                        self.forget(std::slice::from_ref(&finished));
+                        return self.holdings.doubt();
+                    }
+                    refused = true;
+                    finished.report.ending = Ending::Fatal(storable(&format!("its end cannot be stored: {error}")));
+                    finished.report.on_success.clear();
+                }
+                Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
+            }
         }
-    };
-    if committed {
-        tell(shared, std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
-        forget(shared, holdings, std::slice::from_ref(&finished));
-        return;
     }
-    if matches!(finished.report.ending, Ending::Completed(_)) {
-        finished.report.ending =
-            Ending::Error("called `complete_in`, returned `Ok` and did not commit the transaction".to_owned());
-        finished.report.on_success.clear();
-    }
-    settle(shared, store, holdings, vec![finished]).await;
-}
 
-/// Events, waiters, and lanes that are due again.
-fn tell(shared: &Shared, finished: &[Finished], settled: &[Settled]) {
-    for (finished, settled) in std::iter::zip(finished, settled) {
+    /// Believes a `complete_in` once its commit can be seen; without one the attempt has failed.
+    async fn confirm(self, mut finished: Finished) {
+        let mut backoff = Backoff::new("finisher");
+        let lease = finished.attempt.lease;
+        let committed = loop {
+            match answer(&self.store, &self.shared.config, self.store.has_completed(lease)).await {
+                Ok(committed) => break committed,
+                Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
+            }
+        };
+        if committed {
+            self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
+            return self.forget(std::slice::from_ref(&finished));
+        }
+        if matches!(finished.report.ending, Ending::Completed(_)) {
+            finished.report.ending =
+                Ending::Error("called `complete_in`, returned `Ok` and did not commit the transaction".to_owned());
+            finished.report.on_success.clear();
+        }
+        self.settle_alone(finished).await;
+    }
+
+    /// Lets go of what has been settled, and lets the poller go on if it waited for that.
+    fn forget(&self, finished: &[Finished]) {
+        self.holdings.remove(finished.iter().map(|finished| &finished.attempt));
+        if self.holdings.settled(finished.len()) > self.shared.config.most_unsettled() {
+            self.wake.notify();
+        }
+    }
+
+    /// Events, waiters, and lanes that are due again.
+    fn tell(&self, finished: &[Finished], settled: &[Settled]) {
+        for (finished, settled) in std::iter::zip(finished, settled) {
+            self.tell_one(finished, *settled);
+            announce(&self.shared.wake, &finished.report.on_success);
+            if finished.attempt.claimed.follow_ups.is_some() {
+                self.shared.wake.survey();
+            }
+        }
+        let is_live = |settled: &Settled| matches!(settled, Settled::Now(state) if !state.has_ended());
+        let ended = std::iter::zip(finished, settled).filter(|(_, settled)| !is_live(settled));
+        self.shared.wake.ended(ended.map(|(finished, _)| finished.attempt.lease.id));
+    }
+
+    fn tell_one(&self, finished: &Finished, settled: Settled) {
         let (report, claimed) = (&finished.report, &finished.attempt.claimed);
         let (id, key, attempt) = (claimed.id, claimed.key.as_str(), claimed.attempt);
         match settled {
@@ -123,35 +174,34 @@ fn tell(shared: &Shared, finished: &[Finished], settled: &[Settled]) {
             Settled::Now(State::Canceled) => {
                 tracing::info!(name: "orchestratum.cancel", %id, key, attempt, "canceled");
             }
-            Settled::Now(_) => {
-                let snoozed = matches!(report.ending, Ending::Snoozed(_) | Ending::GivenBack);
-                let delay = match report.ending {
-                    Ending::RetryAfter(delay, _) | Ending::Snoozed(delay) => delay,
-                    Ending::GivenBack | Ending::LostLease => std::time::Duration::ZERO,
-                    _ => report.retry_delay,
+            Settled::Now(State::Pending | State::Blocked | State::Running) => {
+                let (delay, snoozed) = match report.ending {
+                    Ending::RetryAfter(delay, _) => (delay, false),
+                    Ending::Snoozed(delay) => (delay, true),
+                    Ending::GivenBack => (Duration::ZERO, true),
+                    Ending::LostLease => (Duration::ZERO, false),
+                    _ => (report.retry_delay, false),
                 };
                 if snoozed {
                     tracing::debug!(name: "orchestratum.snooze", %id, key, attempt, ?delay, "runs again later");
                 } else {
-                    tracing::warn!(name: "orchestratum.retry", %id, key, attempt, ?delay, ending = ?report.ending, "will be retried");
+                    tracing::warn!(
+                        name: "orchestratum.retry", %id, key, attempt, ?delay, ending = ?report.ending, "will be retried"
+                    );
                 }
                 let lane = Lane { queue: claimed.queue.clone(), key: claimed.key.clone(), priority: claimed.priority };
-                shared.wake.lane(lane, delay);
+                self.shared.wake.lane(&lane, delay);
             }
             Settled::LeaseLost => {
-                tracing::warn!(name: "orchestratum.lease.lost", %id, key, attempt, "the lease was gone; nothing was written");
+                tracing::warn!(
+                    name: "orchestratum.lease.lost", %id, key, attempt, "the lease was gone; nothing was written"
+                );
             }
         }
-        for follow_up in &report.on_success {
-            let lane =
-                Lane { queue: follow_up.queue.clone(), key: follow_up.key.clone(), priority: follow_up.priority };
-            shared.wake.lane(lane, std::time::Duration::ZERO);
-        }
-        if claimed.follow_ups.is_some() {
-            shared.wake.survey();
-        }
     }
-    let ended =
-        std::iter::zip(finished, settled).filter(|(_, settled)| !matches!(settled, Settled::Now(s) if !s.has_ended()));
-    shared.wake.ended(ended.map(|(finished, _)| finished.attempt.lease.id));
+}
+
+/// Whether a smaller batch may succeed where this one did not.
+fn is_about_the_batch(error: &Error) -> bool {
+    error.is_refusal() || error.is_conflict() || is_no_answer(error)
 }

@@ -44,7 +44,8 @@ impl Heartbeat {
             self.stop_what_is_not_trusted();
             let beat = Instant::now() >= next_beat;
             let result = tokio::select! {
-                result = tokio::time::timeout(interval, self.turn(beat)) => {
+                // Given up when the lease can no longer be trusted: then handlers come first.
+                result = tokio::time::timeout_at(self.latest_answer(interval), self.turn(beat)) => {
                     result.unwrap_or_else(|_| Err(no_answer(interval)))
                 }
                 () = stopping.cancelled() => break,
@@ -68,10 +69,11 @@ impl Heartbeat {
                 () = stopping.cancelled() => break,
             }
         }
-        let instance = self.holdings.lease().instance;
+        let lease = self.holdings.lease();
         if let Some(store) = &self.store {
+            let nothing_left = self.holdings.is_empty() && lease.doubt.is_none();
             // Without an answer the lease expires by itself.
-            let _ = tokio::time::timeout(Duration::from_secs(2), store.unregister(instance)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(2), store.unregister(lease.instance, nothing_left)).await;
         }
     }
 
@@ -121,15 +123,16 @@ impl Heartbeat {
 
     /// Others have taken over what this instance held.
     fn give_up(&self, fenced: InstanceId) {
+        // The lease first: a claim that is answered just now looks at it after it is held.
+        self.holdings.change_lease(|lease| {
+            lease.trusted_until = None;
+            lease.doubt = None;
+        });
         let stopped = self.holdings.stop_all(fenced, Stop::LeaseLost);
         tracing::error!(
             name: "orchestratum.lease.fenced", instance = %fenced, stopped,
             "this instance was fenced: it was paused or cut off for longer than its lease"
         );
-        self.holdings.change_lease(|lease| {
-            lease.trusted_until = None;
-            lease.doubtful_since = None;
-        });
     }
 
     fn stop_what_is_not_trusted(&self) {
@@ -154,6 +157,12 @@ impl Heartbeat {
             }
         }
         Ok(())
+    }
+
+    fn latest_answer(&self, interval: Duration) -> Instant {
+        let latest = Instant::now() + interval;
+        let trusted_until = self.holdings.lease().trusted_until.filter(|until| *until > Instant::now());
+        trusted_until.map_or(latest, |until| until.min(latest))
     }
 
     /// The next beat, or the end of the trust if that comes first.

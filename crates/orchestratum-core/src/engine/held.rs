@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -30,15 +31,26 @@ pub(crate) struct LeaseState {
     /// the lease, less the margin. `None` before the instance is registered.
     pub(crate) trusted_until: Option<Instant>,
     /// A claim's answer was lost: the database may lease more to this instance than it holds.
-    pub(crate) doubtful_since: Option<Instant>,
+    pub(crate) doubt: Option<Doubt>,
 }
+
+/// When to look for what is leased and not held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    pub(crate) since: Instant,
+    pub(crate) next_look: Instant,
+}
+
+/// Looks after a lost answer: at once, when the statement can hardly be under way any more, and when the server has
+/// given up on any connection that it ran on.
+const LOOKS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(300)];
 
 impl Holdings {
     pub(crate) fn new() -> Self {
         Self {
             attempts: Mutex::default(),
             unsettled: AtomicUsize::new(0),
-            lease: Mutex::new(LeaseState { instance: InstanceId::new(), trusted_until: None, doubtful_since: None }),
+            lease: Mutex::new(LeaseState { instance: InstanceId::new(), trusted_until: None, doubt: None }),
         }
     }
 
@@ -48,6 +60,22 @@ impl Holdings {
 
     pub(crate) fn change_lease(&self, change: impl FnOnce(&mut LeaseState)) {
         change(&mut lock(&self.lease));
+    }
+
+    /// The answer to a claim, or the settlement of something claimed, was lost.
+    pub(crate) fn doubt(&self) {
+        let now = Instant::now();
+        self.change_lease(|lease| lease.doubt = Some(Doubt { since: now, next_look: now }));
+    }
+
+    /// One look is done; a newer doubt stays.
+    pub(crate) fn looked_into(&self, doubt: Doubt) {
+        let next = LOOKS.into_iter().map(|wait| doubt.since + wait).find(|look| *look > Instant::now());
+        self.change_lease(|lease| {
+            if lease.doubt == Some(doubt) {
+                lease.doubt = next.map(|next_look| Doubt { next_look, ..doubt });
+            }
+        });
     }
 
     /// Whether a claim made now would be under a lease that can be trusted.

@@ -1,22 +1,23 @@
 //! The housekeeper: reclaims what dead instances held, gives back what nobody holds, watches for stuck handlers and
 //! purges what is old.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::command::CommandId;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
+use crate::engine::slots::patience;
 use crate::engine::{Shared, answer, jittered};
 use crate::error::Result;
+use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
-use crate::store::instance::Held;
-use crate::store::settle::{Lease, Report};
 
 /// The housekeeping loop.
 #[derive(Debug)]
@@ -25,10 +26,21 @@ pub(crate) struct Housekeeper {
     pub(crate) store: Store,
     pub(crate) holdings: Arc<Holdings>,
     pub(crate) stopping: CancellationToken,
+    /// Fenced instances that held nothing, and when that was seen.
+    pub(crate) emptied: HashMap<InstanceId, Instant>,
+    /// Where the purge goes on; `None` between two purges.
+    pub(crate) purging: Option<Purging>,
+}
+
+/// A purge under way: what is left to walk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Purging {
+    failed: bool,
+    after: Option<CommandId>,
 }
 
 /// How many commands of a dead instance one transaction takes back.
-const RECLAIM_BATCH: usize = 500;
+const RECLAIM_BATCH: usize = 200;
 /// How many ended commands one transaction of a purge looks at.
 const PURGE_BATCH: usize = 500;
 /// The pause between two of them, so that a purge of millions leaves room for work.
@@ -37,12 +49,15 @@ const PURGE_PAUSE: Duration = Duration::from_millis(20);
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long past its timeout a handler's own timer may be late before the handler is taken to block its thread.
 const STUCK_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a claim whose answer was lost may still be under way on the server.
-const CLAIM_IN_FLIGHT: Duration = Duration::from_secs(30);
+/// When to look again at a fenced instance that held nothing: each look reads the whole live table, and finds only what
+/// was locked or under way the first time.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How long past its patience a claimed command may wait for its task to be looked at.
+const UNSTARTED_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Housekeeper {
     /// Runs until the worker stops. No error ends it.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new("housekeeper");
         let mut next_reclaim = Instant::now();
         let mut next_purge = Instant::now() + jittered(PURGE_INTERVAL);
@@ -52,9 +67,12 @@ impl Housekeeper {
             let result = if next_reclaim <= now {
                 next_reclaim = now + jittered(self.shared.config.heartbeat_interval());
                 self.reclaim().await
+            } else if self.purging.is_some() {
+                self.purge_some().await
             } else if next_purge <= now {
                 next_purge = now + jittered(PURGE_INTERVAL);
-                self.purge().await
+                self.purging = Some(Purging { failed: false, after: None });
+                Ok(())
             } else {
                 Ok(())
             };
@@ -62,7 +80,7 @@ impl Housekeeper {
                 Ok(()) => {
                     backoff.succeeded();
                     let next = next_reclaim.min(next_purge).saturating_duration_since(Instant::now());
-                    next.min(Duration::from_millis(500))
+                    next.min(if self.purging.is_some() { PURGE_PAUSE } else { Duration::from_millis(500) })
                 }
                 Err(error) => backoff.failed(&error),
             };
@@ -77,73 +95,48 @@ impl Housekeeper {
         answer(&self.store, &self.shared.config, call).await
     }
 
-    async fn reclaim(&self) -> Result<()> {
-        for instance in self.answer(self.store.fence()).await? {
-            loop {
-                let count = self
-                    .answer(self.store.reclaim(instance, self.shared.config.max_lost_leases, RECLAIM_BATCH))
-                    .await?;
-                if count == 0 {
-                    break;
-                }
-                tracing::warn!(name: "orchestratum.reclaim", %instance, count, "reclaimed what a dead instance held");
-                self.shared.wake.survey();
+    /// One instance that cannot be reclaimed holds up no other.
+    async fn reclaim(&mut self) -> Result<()> {
+        let fenced = self.answer(self.store.fence()).await?;
+        self.emptied.retain(|instance, _| fenced.contains(instance));
+        let mut result = Ok(());
+        for instance in fenced {
+            let emptied = self.emptied.get(&instance);
+            if emptied.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+                continue;
             }
-            self.answer(self.store.forget(instance)).await?;
+            match self.reclaim_from(instance).await {
+                Ok(()) => {
+                    self.emptied.insert(instance, Instant::now());
+                }
+                Err(error) => result = Err(error),
+            }
         }
-        self.give_back_what_nobody_holds().await
+        result
     }
 
-    /// A claim whose answer was lost has leased commands to this instance that it does not hold. They go back once the
-    /// claim can no longer be under way, so that it is looked for once and found.
-    async fn give_back_what_nobody_holds(&self) -> Result<()> {
-        let lease = self.holdings.lease();
-        let Some(doubtful_since) = lease.doubtful_since else {
-            return Ok(());
-        };
-        let leased = self.answer(self.store.held(lease.instance)).await?;
-        // Looked at after the database, and twice: what was claimed in between is held by now.
-        let held: HashSet<Held> = self
-            .holdings
-            .all()
-            .iter()
-            .map(|attempt| Held { id: attempt.lease.id, attempt: attempt.lease.attempt })
-            .collect();
-        let lost: Vec<Held> = leased.difference(&held).copied().collect();
-        let still = self.answer(self.store.held(lease.instance)).await?;
-        let lost = lost.into_iter().filter(|held| still.contains(held) && self.holdings.get(held.id).is_none());
-        let reports: Vec<Report> = lost.map(|held| self.unheld(held, lease.instance)).collect();
-        if !reports.is_empty() {
-            self.answer(self.store.settle(&reports)).await?;
-            tracing::warn!(name: "orchestratum.snooze", count = reports.len(), "gave back claims whose answer was lost");
+    async fn reclaim_from(&self, instance: InstanceId) -> Result<()> {
+        let max_losses = self.shared.config.max_lost_leases;
+        loop {
+            let count = self.answer(self.store.reclaim(instance, max_losses, RECLAIM_BATCH)).await?;
+            if count == 0 {
+                break;
+            }
+            tracing::warn!(name: "orchestratum.reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();
         }
-        if doubtful_since.elapsed() > CLAIM_IN_FLIGHT {
-            self.holdings.change_lease(|lease| {
-                if lease.doubtful_since == Some(doubtful_since) {
-                    lease.doubtful_since = None;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    fn unheld(&self, held: Held, instance: crate::instance_id::InstanceId) -> Report {
-        Report {
-            lease: Lease { id: held.id, attempt: held.attempt, instance },
-            ending: Ending::GivenBack,
-            retry_count: 0,
-            max_losses: self.shared.config.max_lost_leases,
-            retry_delay: Duration::ZERO,
-            follow_ups: None,
-            on_success: Vec::new(),
-            duration: None,
-        }
+        self.answer(self.store.forget(instance)).await
     }
 
     /// A handler that blocks its thread keeps its slot until it returns, but its command goes on.
+    ///
+    /// A command whose task was never looked at goes back to whoever has a thread to spare.
     fn stop_stuck(&self) {
+        let patience = patience(&self.shared.config) + UNSTARTED_PATIENCE;
         for attempt in self.holdings.all() {
+            if attempt.is_unstarted_for(patience) {
+                attempt.abort(Ending::GivenBack);
+            }
             if attempt.is_stuck(STUCK_PATIENCE) {
                 tracing::error!(
                     name: "orchestratum.attempt.stuck", id = %attempt.lease.id, key = %attempt.claimed.key,
@@ -154,34 +147,34 @@ impl Housekeeper {
         }
     }
 
-    async fn purge(&self) -> Result<()> {
+    /// One batch, so that a purge of millions holds up nothing else.
+    async fn purge_some(&mut self) -> Result<()> {
+        let Some(Purging { failed, after }) = self.purging.take() else { return Ok(()) };
         let config = &self.shared.config;
-        for (states, kept) in [
-            ([State::Completed, State::Canceled].as_slice(), config.keep_completed),
-            ([State::Failed].as_slice(), config.keep_failed),
-        ] {
-            let Some(kept) = kept else { continue };
-            let mut after = None;
-            let mut count = 0;
-            loop {
-                let purged = self.answer(self.store.purge(states, kept, after, PURGE_BATCH)).await?;
-                count += purged.count;
-                after = purged.next;
-                if after.is_none() || after.is_some_and(|id| is_younger(id, kept)) || self.stopping.is_cancelled() {
-                    break;
-                }
-                tokio::time::sleep(PURGE_PAUSE).await;
+        let (states, kept) = if failed {
+            ([State::Failed].as_slice(), config.keep_failed)
+        } else {
+            ([State::Completed, State::Canceled].as_slice(), config.keep_completed)
+        };
+        let mut next = None;
+        if let Some(kept) = kept {
+            let purged = self.answer(self.store.purge(states, kept, after, PURGE_BATCH)).await?;
+            if purged.count > 0 {
+                tracing::info!(name: "orchestratum.purge", count = purged.count, ?states, "purged");
             }
-            if count > 0 {
-                tracing::info!(name: "orchestratum.purge", count, ?states, "purged");
-            }
+            next = purged.next.filter(|id| !is_younger(*id, kept));
         }
+        self.purging = match next {
+            Some(_) => Some(Purging { failed, after: next }),
+            None if !failed => Some(Purging { failed: true, after: None }),
+            None => None,
+        };
         Ok(())
     }
 }
 
 /// Whether commands from this id on were appended so recently that none of them can be old enough.
-fn is_younger(id: crate::command::CommandId, age: Duration) -> bool {
+fn is_younger(id: CommandId, age: Duration) -> bool {
     let Some(appended) = id.as_uuid().get_timestamp() else {
         return false;
     };

@@ -27,9 +27,8 @@ struct State {
 /// A lane that got a command inside of a transaction of this process.
 #[derive(Debug, Clone)]
 struct Armed {
-    /// The commands that have not been seen.
-    unseen: HashSet<CommandId>,
-    since: Instant,
+    /// The commands that have not been seen, and when each was appended.
+    unseen: HashMap<CommandId, Instant>,
     next: Instant,
     step: Duration,
 }
@@ -63,15 +62,12 @@ impl Lanes {
 
     /// Starts, or starts again, to look out for commands whose transaction may commit at any time.
     pub(crate) fn arm(&mut self, lane: Lane, commands: HashSet<CommandId>) {
-        let since = Instant::now();
-        let armed = self.armed.entry(lane).or_insert_with(|| Armed {
-            unseen: HashSet::new(),
-            since,
-            next: since,
-            step: FIRST_LOOK,
-        });
-        armed.unseen.extend(commands);
-        (armed.since, armed.next, armed.step) = (since, since + FIRST_LOOK, FIRST_LOOK);
+        let now = Instant::now();
+        let fresh = || Armed { unseen: HashMap::new(), next: now + FIRST_LOOK, step: FIRST_LOOK };
+        let armed = self.armed.entry(lane).or_insert_with(fresh);
+        armed.unseen.extend(commands.into_iter().map(|id| (id, now)));
+        // Sooner, never later: a crowd of appends must not push the look away for ever.
+        (armed.next, armed.step) = (armed.next.min(now + FIRST_LOOK), FIRST_LOOK);
     }
 
     /// These commands were claimed: nothing has to be looked out for on their behalf.
@@ -138,7 +134,7 @@ impl Lanes {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
         let due = self.lanes.values().filter_map(|state| state.due).filter(|due| *due > now);
-        due.chain(self.armed.values().map(|armed| armed.next)).min()
+        due.chain(self.armed.values().map(|armed| armed.next)).filter(|due| *due > now).min()
     }
 
     /// Armed lanes are due at 5, 10, 20 … ms after the append, until its commands are seen or a minute has passed.
@@ -150,7 +146,8 @@ impl Lanes {
                 armed.step = (armed.step * 2).min(LONGEST_LOOK);
                 armed.next = now + armed.step;
             }
-            armed.since.elapsed() < STOP_LOOKING
+            armed.unseen.retain(|_, since| since.elapsed() < STOP_LOOKING);
+            !armed.unseen.is_empty()
         });
         for lane in due {
             self.hint(lane, now);

@@ -1,5 +1,6 @@
 //! The poller: finds out what is due, claims it, and hands it to the application's runtime.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +9,20 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::attempt::{Attempt, Finished, GiveBack};
+use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::lanes::Lanes;
 use crate::engine::slots::Slots;
+use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, answer, jittered};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
+use crate::outcome::Ending;
 use crate::store::Store;
 use crate::store::claim::{Claimed, Lane};
-use crate::store::settle::Lease;
+use crate::store::instance::Held;
+use crate::store::settle::{Lease, Report};
 
 /// The claiming loop. One a worker: a crowd of claims would only wait for each other.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(crate) struct Poller {
     pub(crate) runtime: Handle,
     pub(crate) reports: mpsc::UnboundedSender<Finished>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) wake: Arc<PollerWake>,
     pub(crate) slots: Slots,
     pub(crate) lanes: Lanes,
 }
@@ -41,13 +46,15 @@ impl Poller {
         let mut next_survey = Instant::now();
         while !self.stopping.is_cancelled() {
             let wait_until = match self.step(&mut next_survey).await {
-                Ok(()) => {
-                    backoff.succeeded();
+                Ok(asked) => {
+                    if asked {
+                        backoff.succeeded();
+                    }
                     self.next_look(next_survey)
                 }
                 Err(error) => {
                     // The claim may have happened all the same.
-                    self.holdings.change_lease(|lease| lease.doubtful_since = Some(Instant::now()));
+                    self.holdings.doubt();
                     next_survey = Instant::now();
                     let wait = Instant::now() + backoff.failed(&error);
                     tokio::select! {
@@ -59,7 +66,7 @@ impl Poller {
             };
             if let Some(until) = wait_until {
                 tokio::select! {
-                    () = self.shared.wake.poller_signaled() => {}
+                    () = self.wake.notified() => {}
                     () = tokio::time::sleep_until(until) => {}
                     () = self.stopping.cancelled() => {}
                 }
@@ -67,16 +74,19 @@ impl Poller {
         }
     }
 
-    /// Surveys if it is time, then claims until nothing is due or nothing has room.
-    async fn step(&mut self, next_survey: &mut Instant) -> Result<()> {
+    /// Surveys if it is time, then claims until nothing is due or nothing has room. `false`: the database was not asked.
+    async fn step(&mut self, next_survey: &mut Instant) -> Result<bool> {
         if self.holdings.may_claim().is_none() {
             // Not registered, or cut off from the database: the heartbeat says when.
-            *next_survey = Instant::now() + Duration::from_millis(50);
-            return Ok(());
+            *next_survey = Instant::now();
+            return Ok(false);
         }
         self.hear(next_survey);
+        self.give_back_what_nobody_holds().await?;
+        let mut asked = false;
         if *next_survey <= Instant::now() {
             self.survey().await?;
+            asked = true;
             *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
         }
         while let Some(instance) = self.holdings.may_claim() {
@@ -91,6 +101,7 @@ impl Poller {
             let room = room.min(self.shared.config.claim_batch);
             let claim = self.store.claim(instance, &lane, after, room);
             let claimed = answer(&self.store, &self.shared.config, claim).await?;
+            asked = true;
             let (count, last) = (claimed.len(), claimed.last().map(|command| command.run_at));
             if count > 0 {
                 self.lanes.saw(&lane, claimed.iter().map(|command| command.id));
@@ -111,11 +122,43 @@ impl Poller {
                 *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
             }
         }
+        Ok(asked)
+    }
+
+    /// A claim whose answer was lost has leased commands to this instance that it does not hold. Nobody but the poller
+    /// claims: between two of its claims nothing of its own is under way, and whatever is leased and not held is lost.
+    /// A settlement that comes in between has removed the lease, and giving it back changes nothing.
+    async fn give_back_what_nobody_holds(&mut self) -> Result<()> {
+        let lease = self.holdings.lease();
+        let Some(doubt) = lease.doubt.filter(|doubt| doubt.next_look <= Instant::now()) else { return Ok(()) };
+        let leased = answer(&self.store, &self.shared.config, self.store.held(lease.instance)).await?;
+        let held = self.holdings.all();
+        let held: HashSet<Held> = held.iter().map(|attempt| attempt.held()).collect();
+        let lost: Vec<Report> = leased.difference(&held).map(|held| self.unheld(*held, lease.instance)).collect();
+        if !lost.is_empty() {
+            answer(&self.store, &self.shared.config, self.store.settle(&lost)).await?;
+            tracing::warn!(name: "orchestratum.snooze", count = lost.len(), "gave back claims whose answer was lost");
+            self.shared.wake.survey();
+        }
+        self.holdings.looked_into(doubt);
         Ok(())
     }
 
+    fn unheld(&self, held: Held, instance: InstanceId) -> Report {
+        Report {
+            lease: Lease { id: held.id, attempt: held.attempt, instance },
+            ending: Ending::GivenBack,
+            retry_count: 0,
+            max_losses: self.shared.config.max_lost_leases,
+            retry_delay: Duration::ZERO,
+            follow_ups: None,
+            on_success: Vec::new(),
+            duration: None,
+        }
+    }
+
     fn hear(&mut self, next_survey: &mut Instant) {
-        let hints = self.shared.wake.take_hints();
+        let hints = self.wake.take_hints();
         if hints.survey {
             *next_survey = Instant::now();
         }
@@ -164,8 +207,14 @@ impl Poller {
                 Arc::new(Attempt::new(shared, lease, claimed, holdings, self.reports.clone()))
             })
             .collect();
-        // Held before it runs: from here on the heartbeat can stop it.
+        // Held before it runs: from here on the heartbeat can stop it. What was claimed under a lease that has been
+        // lost meanwhile is told here: the heartbeat has looked before it was held.
         self.holdings.add(&attempts);
+        if self.holdings.may_claim() != Some(instance) {
+            attempts.iter().for_each(|attempt| {
+                attempt.stop(Stop::LeaseLost);
+            });
+        }
         for attempt in attempts {
             let slot = self.slots.take(&attempt.claimed.queue);
             let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
@@ -179,7 +228,8 @@ impl Poller {
 
     /// When to look again if nothing signals; `None`: at once.
     fn next_look(&mut self, next_survey: Instant) -> Option<Instant> {
-        if self.holdings.unsettled() > self.shared.config.most_unsettled() {
+        let paused = self.holdings.may_claim().is_none();
+        if paused || self.holdings.unsettled() > self.shared.config.most_unsettled() {
             return Some(Instant::now() + Duration::from_millis(50));
         }
         let waiting: Vec<String> = self.lanes.waiting_for_room().into_iter().map(str::to_owned).collect();

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::engine::Shared;
 use crate::engine::attempt::Attempt;
+use crate::engine::wake::PollerWake;
 
 /// The slots of each queue. Owned by the poller.
 #[derive(Debug)]
 pub(crate) struct Slots {
     shared: Arc<Shared>,
+    wake: Arc<PollerWake>,
     stopping: CancellationToken,
     queues: HashMap<String, Arc<QueueSlots>>,
 }
@@ -46,7 +48,7 @@ struct Pace {
 #[derive(Debug)]
 pub(crate) struct Slot {
     queue: Arc<QueueSlots>,
-    shared: Arc<Shared>,
+    wake: Arc<PollerWake>,
     stopping: CancellationToken,
     patience: Duration,
 }
@@ -62,8 +64,8 @@ const AHEAD_SECONDS: f64 = 0.1;
 const PACE_WINDOW: Duration = Duration::from_millis(100);
 
 impl Slots {
-    pub(crate) fn new(shared: Arc<Shared>, stopping: CancellationToken) -> Self {
-        Self { shared, stopping, queues: HashMap::new() }
+    pub(crate) fn new(shared: Arc<Shared>, wake: Arc<PollerWake>, stopping: CancellationToken) -> Self {
+        Self { shared, wake, stopping, queues: HashMap::new() }
     }
 
     fn queue(&mut self, name: &str) -> &Arc<QueueSlots> {
@@ -86,17 +88,17 @@ impl Slots {
         slots.taken.fetch_add(1, Ordering::AcqRel);
         Slot {
             queue: slots,
-            shared: Arc::clone(&self.shared),
+            wake: Arc::clone(&self.wake),
             stopping: self.stopping.clone(),
             patience: patience(&self.shared.config),
         }
     }
 
-    /// Asks to be woken once half of what the queue may take is free. `true`: it is already, do not wait.
+    /// Asks to be woken once the queue has room worth a claim. `true`: it has already, do not wait.
     pub(crate) fn wake_when_free(&mut self, queue: &str) -> bool {
         let most_ahead = self.shared.config.claim_batch.saturating_mul(4);
         let slots = self.queue(queue);
-        let wake_at = slots.target(most_ahead) / 2;
+        let wake_at = slots.wake_at_level(most_ahead);
         slots.wake_at.store(wake_at, Ordering::SeqCst);
         // Looked at after the wish is known: a slot freed in between has seen the wish or is seen here.
         slots.taken.load(Ordering::SeqCst) <= wake_at
@@ -104,7 +106,7 @@ impl Slots {
 }
 
 /// How long a claimed command may wait for a permit before it is given back, for an instance that has one.
-fn patience(config: &Config) -> Duration {
+pub(crate) fn patience(config: &Config) -> Duration {
     config.lease_duration / 3
 }
 
@@ -132,6 +134,13 @@ impl QueueSlots {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped first")]
         let ahead = (per_second * AHEAD_SECONDS).clamp(0.0, 1e6) as usize;
         self.limit.saturating_add(ahead.min(most_ahead))
+    }
+
+    /// A slow queue refills each slot as it gets free; a fast one waits for half of what it may hold ahead, so that
+    /// claims stay large.
+    fn wake_at_level(&self, most_ahead: usize) -> usize {
+        let ahead = self.target(most_ahead) - self.limit;
+        (self.limit - 1).saturating_add(ahead / 2)
     }
 
     /// The pace is the larger of the last measured one and its own past, fading: a burst after a pause starts fast.
@@ -180,7 +189,7 @@ impl Drop for Slot {
         let wake_at = self.queue.wake_at.load(Ordering::SeqCst);
         if wake_at != NEVER && left <= wake_at {
             self.queue.wake_at.store(NEVER, Ordering::Release);
-            self.shared.wake.poller();
+            self.wake.notify();
         }
     }
 }

@@ -3,7 +3,6 @@
 //! A signal is a hint and may be late, doubled or for nothing; the poll is the truth.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +15,19 @@ use crate::store::claim::Lane;
 /// Where signals are left and heard.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
-    /// Workers of this process; without one nobody takes hints away.
-    workers: AtomicUsize,
-    hints: Mutex<Hints>,
-    poller: Notify,
+    /// The pollers of this process: each hears of everything.
+    pollers: Mutex<Vec<Arc<PollerWake>>>,
     /// Counts up; each heartbeat of this process hears of every change.
     heartbeat: watch::Sender<u64>,
     /// Who waits in this process for a command to end. Empty unless somebody calls `wait`.
     waiting: Mutex<HashMap<CommandId, Arc<Notify>>>,
+}
+
+/// The signals of one poller.
+#[derive(Debug, Default)]
+pub(crate) struct PollerWake {
+    hints: Mutex<Hints>,
+    notify: Notify,
 }
 
 /// What the poller should look at.
@@ -38,59 +42,42 @@ pub(crate) struct Hints {
 }
 
 impl Wake {
-    pub(crate) fn attach(&self) {
-        self.workers.fetch_add(1, Ordering::AcqRel);
+    /// A poller starts to listen.
+    pub(crate) fn attach(&self) -> Arc<PollerWake> {
+        let poller = Arc::new(PollerWake::default());
+        lock(&self.pollers).push(Arc::clone(&poller));
+        poller
     }
 
-    pub(crate) fn detach(&self) {
-        self.workers.fetch_sub(1, Ordering::AcqRel);
+    pub(crate) fn detach(&self, poller: &Arc<PollerWake>) {
+        lock(&self.pollers).retain(|other| !Arc::ptr_eq(other, poller));
     }
 
-    fn is_unheard(&self) -> bool {
-        self.workers.load(Ordering::Acquire) == 0
+    fn tell(&self, hint: impl Fn(&mut Hints)) {
+        for poller in lock(&self.pollers).iter() {
+            hint(&mut lock(&poller.hints));
+            poller.notify.notify_one();
+        }
     }
 
     /// A lane has a command that is due after `delay`.
-    pub(crate) fn lane(&self, lane: Lane, delay: Duration) {
-        if self.is_unheard() {
-            return;
-        }
-        let Some(due) = Instant::now().checked_add(delay) else {
-            return;
-        };
-        {
-            let mut hints = lock(&self.hints);
-            let known = hints.lanes.entry(lane).or_insert(due);
+    pub(crate) fn lane(&self, lane: &Lane, delay: Duration) {
+        let Some(due) = Instant::now().checked_add(delay) else { return };
+        self.tell(|hints| {
+            let known = hints.lanes.entry(lane.clone()).or_insert(due);
             *known = (*known).min(due);
-        }
-        self.poller.notify_one();
+        });
     }
 
     /// A lane will have a command once a transaction of this process has committed.
-    pub(crate) fn arm(&self, lane: Lane, id: CommandId) {
-        if self.is_unheard() {
-            return;
-        }
-        lock(&self.hints).armed.entry(lane).or_default().insert(id);
-        self.poller.notify_one();
+    pub(crate) fn arm(&self, lane: &Lane, id: CommandId) {
+        self.tell(|hints| {
+            hints.armed.entry(lane.clone()).or_default().insert(id);
+        });
     }
 
     pub(crate) fn survey(&self) {
-        lock(&self.hints).survey = true;
-        self.poller.notify_one();
-    }
-
-    /// A slot is free, or the poller has something else to see.
-    pub(crate) fn poller(&self) {
-        self.poller.notify_one();
-    }
-
-    pub(crate) async fn poller_signaled(&self) {
-        self.poller.notified().await;
-    }
-
-    pub(crate) fn take_hints(&self) -> Hints {
-        std::mem::take(&mut *lock(&self.hints))
+        self.tell(|hints| hints.survey = true);
     }
 
     /// A running command was asked to stop.
@@ -103,17 +90,9 @@ impl Wake {
     }
 
     /// Hears of the end of a command in this process, from now on.
-    pub(crate) fn watch(&self, id: CommandId) -> Arc<Notify> {
-        Arc::clone(lock(&self.waiting).entry(id).or_default())
-    }
-
-    /// Forgets a watch once nobody else holds it.
-    pub(crate) fn unwatch(&self, id: CommandId, watch: Arc<Notify>) {
-        let mut waiting = lock(&self.waiting);
-        drop(watch);
-        if waiting.get(&id).is_some_and(|watch| Arc::strong_count(watch) == 1) {
-            waiting.remove(&id);
-        }
+    pub(crate) fn watch(&self, id: CommandId) -> Watch<'_> {
+        let notify = Arc::clone(lock(&self.waiting).entry(id).or_default());
+        Watch { wake: self, id, notify }
     }
 
     /// These commands have ended.
@@ -121,6 +100,39 @@ impl Wake {
         let waiting = lock(&self.waiting);
         if !waiting.is_empty() {
             ids.filter_map(|id| waiting.get(&id)).for_each(|watch| watch.notify_waiters());
+        }
+    }
+}
+
+impl PollerWake {
+    /// A slot is free, or the poller has something else to see.
+    pub(crate) fn notify(&self) {
+        self.notify.notify_one();
+    }
+
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(crate) fn take_hints(&self) -> Hints {
+        std::mem::take(&mut *lock(&self.hints))
+    }
+}
+
+/// Somebody waits for a command to end; forgotten when dropped, also in the middle of the wait.
+#[derive(Debug)]
+pub(crate) struct Watch<'a> {
+    wake: &'a Wake,
+    id: CommandId,
+    pub(crate) notify: Arc<Notify>,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.wake.waiting);
+        // The map's and this one: nobody else waits.
+        if Arc::strong_count(&self.notify) == 2 {
+            waiting.remove(&self.id);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Starts and stops the loops of one worker.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::attempt::Stop;
 use crate::engine::backoff::Backoff;
-use crate::engine::finisher::Finisher;
+use crate::engine::finisher::{Finisher, Settler};
 use crate::engine::heartbeat::Heartbeat;
 use crate::engine::held::Holdings;
 use crate::engine::housekeeper::Housekeeper;
@@ -58,10 +59,8 @@ impl Worker {
         let (ended_sender, ended) = watch::channel(None);
         let grace = shared.config.shutdown_grace;
         let runtime = Handle::current();
-        shared.wake.attach();
         spawn_thread("orchestratum-engine", move || async move {
             let left = engine(Arc::clone(&shared), runtime, phase_seen).await;
-            shared.wake.detach();
             ended_sender.send_replace(Some(left));
         });
         Self { phase, ended, grace, detached: false }
@@ -199,13 +198,15 @@ async fn run(
     phase: &mut watch::Receiver<Phase>,
 ) -> usize {
     let stopping = CancellationToken::new();
+    let wake = shared.wake.attach();
     let (reports, reported) = mpsc::unbounded_channel();
-    let finisher = Finisher {
+    let settler = Settler {
         shared: Arc::clone(shared),
         store: store.clone(),
         holdings: Arc::clone(holdings),
-        reports: reported,
+        wake: Arc::clone(&wake),
     };
+    let finisher = Finisher { reports: reported, settler };
     let finisher = tokio::spawn(finisher.run());
     let poller = Poller {
         shared: Arc::clone(shared),
@@ -214,7 +215,8 @@ async fn run(
         runtime,
         reports,
         stopping: stopping.clone(),
-        slots: Slots::new(Arc::clone(shared), stopping.clone()),
+        slots: Slots::new(Arc::clone(shared), Arc::clone(&wake), stopping.clone()),
+        wake: Arc::clone(&wake),
         lanes: Lanes::default(),
     };
     let poller = tokio::spawn(poller.run());
@@ -223,6 +225,8 @@ async fn run(
         store: store.clone(),
         holdings: Arc::clone(holdings),
         stopping: stopping.clone(),
+        emptied: HashMap::new(),
+        purging: None,
     };
     tokio::spawn(housekeeper.run());
     if store.backend.notifies() && !shared.config.poll_only {
@@ -235,8 +239,11 @@ async fn run(
         () = stopping.cancelled() => Duration::ZERO,
     };
     stopping.cancel();
+    shared.wake.detach(&wake);
     // A claim that is under way is let finish, so that what it takes is held and given back.
-    let _ = tokio::time::timeout(LAST_WRITES, poller).await;
+    if tokio::time::timeout(LAST_WRITES, poller).await.is_err() {
+        holdings.doubt();
+    }
     drain(holdings, grace).await;
     finisher.abort();
     holdings.len()

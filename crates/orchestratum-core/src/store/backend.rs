@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 mod connect;
 mod listen;
 
-pub(crate) use connect::{Purpose, connect, connect_like};
+pub(crate) use connect::{Purpose, connect, connect_like, search_path};
 pub(crate) use listen::CANCEL;
 
 /// One of the databases that we know.
@@ -159,51 +159,67 @@ impl Backend {
     }
 }
 
+/// What the driver calls an error.
+enum Code {
+    /// SQLSTATE.
+    Postgres(String),
+    /// The server's number.
+    Mysql(u16),
+    /// The primary code; extended ones carry it in their low byte.
+    Sqlite(u32),
+}
+
 /// Whether the transaction lost against another one and may be tried again at once: a deadlock, a serialization
 /// failure, a lock that was waited for too long, a certification conflict of Galera, a busy file.
 pub(crate) fn is_conflict(error: &DbErr) -> bool {
-    match code(error).as_deref() {
-        Some(code) => matches!(code, "40001" | "40P01" | "55P03" | "1213" | "1205" | "1020") || sqlite_busy(code),
+    match code(error) {
+        Some(Code::Postgres(code)) => matches!(code.as_str(), "40001" | "40P01" | "55P03"),
+        Some(Code::Mysql(code)) => matches!(code, 1213 | 1205 | 1020),
+        Some(Code::Sqlite(code)) => matches!(code, 5 | 6),
         None => false,
     }
 }
 
-/// Whether the same statement may succeed later: a conflict, or a database that is away, full or starting.
+/// Whether the same statement may succeed later: a conflict, or a database that is away, full, read-only or starting.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
-    match error {
-        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => return true,
-        _ => {}
-    }
-    if is_conflict(error) {
+    if is_conflict(error) || matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) {
         return true;
     }
-    match (code(error), sqlx_error(error)) {
-        // PostgreSQL: connection, resources (disk full, too many connections), operator intervention, system.
-        (Some(code), _) if code.len() == 5 && ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
-            true
+    match code(error) {
+        // Connection, read-only transaction, resources (disk full, too many connections), operator, system.
+        Some(Code::Postgres(code)) => {
+            code == "25006" || ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))
         }
-        // MySQL: too many connections, disk full, shutdown, read-only server, gone away, Galera not ready.
-        (Some(code), _)
-            if ["1040", "1021", "1053", "1290", "1836", "2006", "2013", "1047"].contains(&code.as_str()) =>
-        {
-            true
+        // Too many connections, disk full (three times), shutdown, killed, read-only (twice), gone (twice), not ready.
+        Some(Code::Mysql(code)) => {
+            matches!(code, 1040 | 1021 | 1026 | 1114 | 1053 | 1317 | 1927 | 1969 | 1290 | 1836 | 2006 | 2013 | 1047)
         }
-        // SQLite: disk full, I/O error, cannot open, read-only.
-        (Some(code), _) if code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 8 | 10 | 13 | 14)) => true,
-        (Some(_), _) | (None, None) => false,
-        (None, Some(error)) => !matches!(
-            error,
-            sea_orm::sqlx::Error::RowNotFound
-                | sea_orm::sqlx::Error::ColumnDecode { .. }
-                | sea_orm::sqlx::Error::Decode(_)
-                | sea_orm::sqlx::Error::Encode(_)
-        ),
+        // Read-only, I/O error, disk full, cannot open, locking protocol.
+        Some(Code::Sqlite(code)) => matches!(code, 8 | 10 | 13 | 14 | 15),
+        None => sqlx_error(error).is_some_and(|error| !is_about_values(error)),
     }
 }
 
-/// Primary codes 5 (busy) and 6 (locked), also inside of extended ones.
-fn sqlite_busy(code: &str) -> bool {
-    code.len() < 4 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6))
+/// Whether the database will never take this very data. Everything else may be mended from outside (a missing right, a
+/// full disk, a table that is being altered): the engine waits for that rather than run a handler again for nothing.
+pub(crate) fn is_refusal(error: &DbErr) -> bool {
+    match code(error) {
+        // Data, constraints, limits of the program.
+        Some(Code::Postgres(code)) => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+        // Null, duplicate, too large a packet, range, wrong value, too long, foreign key, JSON.
+        Some(Code::Mysql(code)) => matches!(code, 1048 | 1062 | 1153 | 1264 | 1366 | 1406 | 1452 | 3140),
+        // Too big, constraint, type mismatch, range.
+        Some(Code::Sqlite(code)) => matches!(code, 18 | 19 | 20 | 25),
+        None => match sqlx_error(error) {
+            Some(error) => is_about_values(error),
+            None => !matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)),
+        },
+    }
+}
+
+fn is_about_values(error: &sea_orm::sqlx::Error) -> bool {
+    use sea_orm::sqlx::Error as E;
+    matches!(error, E::RowNotFound | E::ColumnDecode { .. } | E::Decode(_) | E::Encode(_))
 }
 
 fn sqlx_error(error: &DbErr) -> Option<&sea_orm::sqlx::Error> {
@@ -215,12 +231,15 @@ fn sqlx_error(error: &DbErr) -> Option<&sea_orm::sqlx::Error> {
     }
 }
 
-/// The driver's code: SQLSTATE on PostgreSQL, the error number elsewhere.
-fn code(error: &DbErr) -> Option<String> {
+fn code(error: &DbErr) -> Option<Code> {
     let error = sqlx_error(error)?.as_database_error()?;
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sea_orm::sqlx::mysql::MySqlDatabaseError>() {
-        return Some(error.number().to_string());
+        return Some(Code::Mysql(error.number()));
     }
-    error.code().map(|code| code.into_owned())
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<sea_orm::sqlx::postgres::PgDatabaseError>() {
+        return Some(Code::Postgres(error.code().to_owned()));
+    }
+    error.code()?.parse::<u32>().ok().map(|code| Code::Sqlite(code & 0xff))
 }

@@ -187,13 +187,15 @@ impl Store {
         }
         let mut ids: Vec<Uuid> = due.iter().map(|due| due.id).collect();
         ids.sort_unstable();
+        // A plain read: as a part of the update it would lock the row that the heartbeat writes.
+        let sql =
+            self.sql("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ").bind(instance.as_uuid());
+        if rows_in(transaction, sql).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         let lease =
             |sql: Sql| sql.text("state = 'running', attempt = attempt + 1, instance = ").bind(instance.as_uuid());
-        let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease)
-            .text(" AND state = 'pending' AND EXISTS (")
-            .text("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
-            .bind(instance.as_uuid())
-            .text(")");
+        let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease).text(" AND state = 'pending'");
         if execute_in(transaction, sql).await? == 0 {
             return Ok(Vec::new());
         }

@@ -60,15 +60,15 @@ impl Store {
         Ok(self.execute(sql).await? == 1)
     }
 
-    /// Forgets an instance that has handed everything back.
-    pub(crate) async fn unregister(&self, instance: InstanceId) -> Result<()> {
-        let sql = self
-            .sql("DELETE FROM orchestratum_instances WHERE id = ")
-            .bind(instance.as_uuid())
-            .text(" AND NOT EXISTS (SELECT 1 FROM orchestratum_live WHERE instance = ")
-            .bind(instance.as_uuid())
-            .text(")");
-        self.execute(sql).await?;
+    /// Forgets an instance that ends. Unless it knows that nothing is left, it is fenced instead: a claim that is still
+    /// under way is then found by the others.
+    pub(crate) async fn unregister(&self, instance: InstanceId, nothing_left: bool) -> Result<()> {
+        let sql = if nothing_left {
+            self.sql("DELETE FROM orchestratum_instances")
+        } else {
+            self.sql("UPDATE orchestratum_instances SET fenced_at = ").now()
+        };
+        self.execute(sql.text(" WHERE fenced_at IS NULL AND id = ").bind(instance.as_uuid())).await?;
         Ok(())
     }
 

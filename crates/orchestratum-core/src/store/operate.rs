@@ -58,7 +58,7 @@ impl Store {
         let sql = self.sql("SELECT follow_ups FROM orchestratum_commands WHERE id = ").bind(id.as_uuid());
         let rows = rows_in(transaction, sql).await?;
         let follow_ups = match rows.first() {
-            Some(row) => follow_ups_of(Columns::new(row).take::<Option<String>>()?.as_deref(), State::Canceled)?,
+            Some(row) => follow_ups_of(id, Columns::new(row).take::<Option<String>>()?.as_deref(), State::Canceled),
             None => Vec::new(),
         };
         if !follow_ups.is_empty() {
@@ -86,7 +86,7 @@ impl Store {
             return Err(refuse(id, state, Event::Retry));
         }
         let Some((state, attempt)) = self.ended_state(transaction, id).await? else {
-            return Err(Error::NotFound(id));
+            return Err(self.missing(transaction, id, Event::Retry).await?);
         };
         next(state, Event::Retry).map_err(|source| Error::NotAllowed { id, source })?;
         let sql = self
@@ -126,6 +126,14 @@ impl Store {
         }
         execute_in(transaction, self.sql("DELETE FROM orchestratum_ended WHERE id = ").bind(id.as_uuid())).await?;
         Ok(())
+    }
+
+    /// Neither live nor ended: there is no such command, or somebody has moved it between the two looks.
+    async fn missing(&self, transaction: &DatabaseTransaction, id: CommandId, event: Event) -> Result<Error> {
+        Ok(match self.lock_live(transaction, id).await? {
+            Some((state, _)) => refuse(id, state, event),
+            None => Error::NotFound(id),
+        })
     }
 
     async fn lock_live(&self, transaction: &DatabaseTransaction, id: CommandId) -> Result<Option<(State, u32)>> {

@@ -125,7 +125,7 @@ impl Store {
         let mut follow_ups = Vec::new();
         for (report, settled) in std::iter::zip(reports, &settled) {
             if let Settled::Now(state) = settled {
-                follow_ups.extend(report.follow_ups_of(*state)?);
+                follow_ups.extend(report.follow_ups_of(*state));
             }
         }
         if !follow_ups.is_empty() {
@@ -336,32 +336,43 @@ impl Store {
 }
 
 impl Report {
-    fn follow_ups_of(&self, state: State) -> Result<Vec<NewCommand>> {
-        let mut follow_ups = follow_ups_of(self.follow_ups.as_deref(), state)?;
+    fn follow_ups_of(&self, state: State) -> Vec<NewCommand> {
+        let mut follow_ups = follow_ups_of(self.lease.id, self.follow_ups.as_deref(), state);
         if state == State::Completed {
             follow_ups.extend(self.on_success.iter().cloned());
         }
-        Ok(follow_ups)
+        follow_ups
     }
 }
 
 /// The stored follow-ups that belong to the state which a command has reached.
-pub(super) fn follow_ups_of(stored: Option<&str>, state: State) -> Result<Vec<NewCommand>> {
-    let Some(stored) = stored.filter(|_| state.has_ended()) else {
-        return Ok(Vec::new());
+///
+/// Ones that cannot be read, because somebody has written to the row by hand, must not keep their command from ending:
+/// they stay where they are, and an event says so.
+pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -> Vec<NewCommand> {
+    let Some(stored) = stored.filter(|_| state.has_ended()) else { return Vec::new() };
+    let follow_ups: FollowUps = match serde_json::from_str(stored) {
+        Ok(follow_ups) => follow_ups,
+        Err(error) => {
+            tracing::error!(name: "orchestratum.follow_ups.unreadable", %id, %error, "its follow-ups cannot be read");
+            return Vec::new();
+        }
     };
-    let follow_ups: FollowUps =
-        serde_json::from_str(stored).map_err(|error| DbErr::Type(format!("follow-ups cannot be read: {error}")))?;
-    Ok(match state {
+    match state {
         State::Completed => follow_ups.success,
         State::Failed => follow_ups.failure,
-        State::Canceled => follow_ups.cancel,
+        State::Canceled => follow_ups.cancel.unwrap_or(follow_ups.failure),
         State::Pending | State::Blocked | State::Running => Vec::new(),
-    })
+    }
 }
 
+/// Rows of one statement stay below this many bytes of output and error, and this many rows.
+const MAX_STATEMENT: (usize, usize) = (4 * 1024 * 1024, 2_000);
+
 pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Store, rows: &[Ended<'_>]) -> Result<()> {
-    let rows: Vec<Vec<Value>> = rows
+    let sizes: Vec<usize> =
+        rows.iter().map(|row| row.output.map_or(0, str::len) + row.error.map_or(0, str::len)).collect();
+    let values: Vec<Vec<Value>> = rows
         .iter()
         .map(|row| {
             let duration = row.duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
@@ -376,8 +387,18 @@ pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Stor
             ]
         })
         .collect();
-    for rows in rows.chunks(2_000) {
-        execute_in(transaction, store.sql("").insert(&ENDED, rows.to_vec())).await?;
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    for (row, size) in std::iter::zip(values, sizes) {
+        if !chunk.is_empty() && (bytes + size > MAX_STATEMENT.0 || chunk.len() == MAX_STATEMENT.1) {
+            execute_in(transaction, store.sql("").insert(&ENDED, std::mem::take(&mut chunk))).await?;
+            bytes = 0;
+        }
+        bytes += size;
+        chunk.push(row);
+    }
+    if !chunk.is_empty() {
+        execute_in(transaction, store.sql("").insert(&ENDED, chunk)).await?;
     }
     Ok(())
 }

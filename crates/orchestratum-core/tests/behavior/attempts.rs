@@ -247,4 +247,22 @@ on_every_backend! {
         assert_eq!(orchestrator.get(id).await.unwrap().unwrap().state, State::Failed);
         worker.shutdown().await.unwrap();
     }
+
+    async fn a_panic_while_follow_ups_are_computed_ends_its_attempt_and_strands_nothing(world) {
+        let orchestrator = world
+            .builder()
+            .register(
+                Executor::new("k", |(): (), _: Context| async move { Ok(7) })
+                    .on_success(|_, output| panic!("cannot make anything of {output}")),
+            )
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let id = orchestrator.append(("k", ())).retry_count(1).await.unwrap().id();
+        let outcome = orchestrator.wait::<i32>(id).await.unwrap();
+        assert_eq!(outcome, Outcome::Failed("panicked: cannot make anything of 7".to_owned()));
+        assert_eq!(orchestrator.attempts(id).await.unwrap().len(), 2);
+        worker.shutdown().await.unwrap();
+    }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use orchestratum_core::{Command, Context, Executor, Filter, Orchestrator, Order, Page, State};
+use orchestratum_core::{Command, Context, Executor, Filter, Orchestrator, Order, Page, State, entity};
+use sea_orm::EntityTrait;
 
 use crate::harness::{World, on_every_backend};
 use crate::rows::number;
@@ -118,5 +119,16 @@ on_every_backend! {
         for worker in workers {
             worker.shutdown().await.unwrap();
         }
+    }
+
+    /// What a cancel appends is what a failure appends: said, not copied at each level.
+    async fn a_chain_of_failures_is_stored_once(world) {
+        let orchestrator = orchestrator(world).await;
+        let chain = (0..15).fold(Command::new("ok", &()).unwrap(), |inner, _| {
+            Command::new("ok", &()).unwrap().on_failure(inner)
+        });
+        let id = orchestrator.append(chain).await.unwrap().id();
+        let stored = entity::command::Entity::find_by_id(id.as_uuid()).one(orchestrator.connection()).await.unwrap();
+        assert!(stored.unwrap().follow_ups.unwrap().len() < 10_000);
     }
 }

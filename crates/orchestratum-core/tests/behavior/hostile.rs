@@ -129,6 +129,27 @@ on_every_backend! {
         }
     }
 
+    /// With a backlog that is due and a lease that has run out nothing may spin, and a shutdown must come to an end.
+    async fn a_worker_shuts_down_while_its_server_is_away_for_longer_than_the_lease(world) {
+        match world.backend {
+            // There is no server that could be away.
+            Backend::Sqlite => {}
+            Backend::Postgres => gives_up_in_time(Postgres::start(Options::fast()).unwrap()).await,
+            Backend::Mariadb => gives_up_in_time(MariaDb::start(Options::fast()).unwrap()).await,
+        }
+    }
+
+    async fn a_command_with_damaged_follow_ups_ends_all_the_same(world) {
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let id = orchestrator.append(("note", 1)).on_success(("note", 2)).await.unwrap().id();
+        let connection = world.connect().await;
+        connection.execute_unprepared("UPDATE orchestratum_commands SET follow_ups = '{damaged'").await.unwrap();
+        let worker = orchestrator.start();
+        assert_eq!(orchestrator.wait::<()>(id).await.unwrap(), Outcome::Completed(()));
+        assert_eq!(distinct(&ran), [1]);
+        worker.shutdown().await.unwrap();
+    }
+
     async fn a_locked_command_does_not_hold_up_the_others(world) {
         if world.backend == Backend::Sqlite {
             // No row can be locked alone.
@@ -202,6 +223,39 @@ impl Drop for Mount<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
+}
+
+async fn gives_up_in_time(mut server: impl DatabaseServer) {
+    server.create_database("app").unwrap();
+    let builder = Orchestrator::builder()
+        .database(server.url("app"))
+        .migrate()
+        .concurrency(1)
+        .shutdown_grace(Duration::from_secs(1))
+        .lease_duration(Duration::from_millis(600))
+        .polling_interval(Duration::from_millis(100))
+        .executor("k", |(): (), ctx: Context| async move {
+            ctx.canceled().await;
+            Err::<(), _>(anyhow::anyhow!("told to stop"))
+        });
+    let orchestrator = builder.build().await.unwrap();
+    let worker = orchestrator.start();
+    let appended = orchestrator.append_all((0..50).map(|_| ("k", ()))).await.unwrap();
+    until("one runs", async || {
+        let mut running = false;
+        for appended in &appended {
+            running |= crate::rows::state(&orchestrator, appended.id()).await == orchestratum_core::State::Running;
+        }
+        running
+    })
+    .await;
+    server.kill().unwrap();
+    // Until the handler has heard that its lease is gone.
+    let stopped = std::time::Instant::now();
+    until("the lease has run out", async || stopped.elapsed() > Duration::from_millis(1_500)).await;
+    let shutdown = tokio::time::timeout(Duration::from_secs(40), worker.shutdown()).await;
+    let result = shutdown.expect("the shutdown comes to an end");
+    assert!(matches!(result, Err(Error::Unsettled { .. })), "{result:?}");
 }
 
 async fn survives(mut server: impl DatabaseServer) {

@@ -159,4 +159,60 @@ on_every_backend! {
             worker.shutdown().await.unwrap();
         }
     }
+
+    /// Two of three slots are taken for long: the third must be filled again each time, without a poll.
+    async fn a_free_slot_beside_long_running_commands_is_filled_at_once(world) {
+        let orchestrator = world
+            .builder()
+            .concurrency(3)
+            .polling_interval(Duration::from_secs(3600))
+            .executor("long", |(): (), ctx: Context| async move {
+                ctx.canceled().await;
+                Err::<(), _>(anyhow::anyhow!("stopped"))
+            })
+            .executor("short", |(): (), _: Context| async move { Ok(()) })
+            .shutdown_grace(Duration::ZERO)
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let long = orchestrator.append_all((0..2).map(|_| ("long", ()))).await.unwrap();
+        until("both run", async || {
+            state(&orchestrator, long[0].id()).await == State::Running
+                && state(&orchestrator, long[1].id()).await == State::Running
+        })
+        .await;
+        let short = orchestrator.append_all((0..30).map(|_| ("short", ()))).await.unwrap();
+        for short in short {
+            orchestrator.wait::<()>(short.id()).await.unwrap();
+        }
+        worker.shutdown().await.unwrap();
+    }
+
+    /// Each worker of a process hears of every append: one that has no room must not keep the news from another.
+    async fn two_workers_of_one_orchestrator_do_not_take_each_others_signals(world) {
+        let orchestrator = world
+            .builder()
+            .concurrency(1)
+            .polling_interval(Duration::from_secs(3600))
+            .executor("hold", |(): (), ctx: Context| async move {
+                ctx.canceled().await;
+                Err::<(), _>(anyhow::anyhow!("stopped"))
+            })
+            .executor("k", |(): (), _: Context| async move { Ok(()) })
+            .shutdown_grace(Duration::ZERO)
+            .build()
+            .await
+            .unwrap();
+        let workers = [orchestrator.start(), orchestrator.start()];
+        let hold = orchestrator.append(("hold", ())).await.unwrap().id();
+        until("one worker is full", async || state(&orchestrator, hold).await == State::Running).await;
+        for _ in 0..20 {
+            let id = orchestrator.append(("k", ())).await.unwrap().id();
+            orchestrator.wait::<()>(id).await.unwrap();
+        }
+        for worker in workers {
+            worker.shutdown().await.unwrap();
+        }
+    }
 }

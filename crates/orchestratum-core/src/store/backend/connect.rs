@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use sea_orm::{DbErr, RuntimeErr};
 
@@ -40,9 +40,10 @@ pub(crate) async fn connect_like(
     connection: &DatabaseConnection,
     purpose: Purpose,
     poll_only: bool,
+    search_path: Option<&str>,
 ) -> Result<DatabaseConnection> {
     #[cfg(not(feature = "postgres"))]
-    let _ = poll_only;
+    let _ = (poll_only, search_path);
     match Backend::of(connection)? {
         #[cfg(feature = "sqlite")]
         Backend::Sqlite => {
@@ -56,7 +57,11 @@ pub(crate) async fn connect_like(
         #[cfg(feature = "postgres")]
         Backend::Postgres => {
             let options = connection.get_postgres_connection_pool().connect_options().as_ref().clone();
-            let options = postgres(with_search_path(options, connection).await?, poll_only);
+            let options = postgres(options, poll_only);
+            let options = match search_path {
+                Some(path) => options.options([("search_path", path)]),
+                None => options,
+            };
             let pool = sea_orm::sqlx::postgres::PgPoolOptions::new()
                 .max_connections(connections(Backend::Postgres, purpose))
                 .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -122,20 +127,16 @@ fn sqlite(
         .optimize_on_close(false, None)
 }
 
-/// A pool of SeaORM sets its schema by a statement on each new connection, which options do not carry.
-#[cfg(feature = "postgres")]
-async fn with_search_path(
-    options: sea_orm::sqlx::postgres::PgConnectOptions,
-    connection: &DatabaseConnection,
-) -> Result<sea_orm::sqlx::postgres::PgConnectOptions> {
-    use sea_orm::{ConnectionTrait, Statement};
+/// The schema of a lent pool, where it is not the server's default. SeaORM sets it by a statement on each new connection,
+/// which connect options do not carry; a pooler may refuse parameters at connect, so that only what differs is set.
+pub(crate) async fn search_path(connection: &DatabaseConnection) -> Result<Option<String>> {
+    if Backend::of(connection)? != Backend::Postgres {
+        return Ok(None);
+    }
     let statement = Statement::from_string(Backend::Postgres.to_sea_orm(), "SELECT current_setting('search_path')");
-    let path = match connection.query_one_raw(statement).await.map_err(Error::Unreachable)? {
-        Some(row) => row.try_get_by_index::<String>(0)?,
-        None => String::new(),
-    };
-    // A pooler may refuse parameters at connect: set only what differs.
-    Ok(if path.is_empty() || path == "\"$user\", public" { options } else { options.options([("search_path", path)]) })
+    let row = connection.query_one_raw(statement).await.map_err(Error::Unreachable)?;
+    let path = row.map(|row| row.try_get_by_index::<String>(0)).transpose()?;
+    Ok(path.filter(|path| !path.is_empty() && path != "\"$user\", public"))
 }
 
 /// Behind a transaction pooler the next statement may run on another server connection, which has not prepared it.

@@ -14,6 +14,12 @@ pub(crate) struct Listener {
     inner: sea_orm::sqlx::postgres::PgListener,
 }
 
+/// After so long without a word the connection is asked whether it lives.
+#[cfg(feature = "postgres")]
+const SILENCE: Duration = Duration::from_secs(60);
+#[cfg(feature = "postgres")]
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What is announced when a running command should be canceled.
 pub(crate) const CANCEL: &str = "cancel";
 
@@ -43,7 +49,15 @@ impl Listener {
     #[cfg(feature = "postgres")]
     pub(crate) async fn next(&mut self) -> Result<Option<(Lane, Duration)>> {
         loop {
-            let Some(notification) = self.inner.try_recv().await.map_err(lost)? else {
+            let Ok(heard) = tokio::time::timeout(SILENCE, self.inner.try_recv()).await else {
+                // A connection that was cut without a word is silent for ever: ask.
+                let alive = tokio::time::timeout(PATIENCE, self.inner.listen(CHANNEL)).await;
+                alive
+                    .map_err(|_| sea_orm::DbErr::Custom("the listening connection is dead".to_owned()))?
+                    .map_err(lost)?;
+                continue;
+            };
+            let Some(notification) = heard.map_err(lost)? else {
                 return Err(sea_orm::DbErr::Custom("the listening connection was lost".to_owned()).into());
             };
             if notification.payload() == CANCEL {
