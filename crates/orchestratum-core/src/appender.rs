@@ -95,6 +95,7 @@ async fn append(store: &Store, commands: &[NewCommand]) -> Result<Vec<Stored>> {
 fn copy(error: &Error) -> Error {
     match error {
         Error::Database(error) => Error::Database(error.clone()),
+        Error::Locked(error) => Error::Locked(error.clone()),
         other => Error::Database(DbErr::Custom(other.to_string())),
     }
 }

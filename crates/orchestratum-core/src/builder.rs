@@ -103,6 +103,7 @@ impl Builder {
     ///
     /// It runs at least once for each command: write it so that running again does no harm, or finish with
     /// [`Context::complete_in`].
+    #[track_caller]
     pub fn executor<P, O, F, Fut>(self, key: impl Into<String>, function: F) -> Self
     where
         P: DeserializeOwned + Send + 'static,

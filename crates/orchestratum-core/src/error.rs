@@ -14,10 +14,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The database refused a statement or cannot be reached; [`Error::is_transient`] tells whether to try again.
     #[error("database: {0}")]
-    Database(#[from] DbErr),
+    Database(DbErr),
+    /// The file is held by a writer that does not let go: wait and try again; inside of a transaction of your own, append
+    /// with `.within(&transaction)`.
+    #[error(
+        "another transaction holds the database file ({0}); inside of your own transaction append with \
+         `.within(&transaction)`"
+    )]
+    Locked(DbErr),
     /// The database cannot be reached at start: look at the address, the credentials and the server.
     #[error("the database cannot be reached: {0}")]
-    Unreachable(#[source] DbErr),
+    Unreachable(DbErr),
     /// An option of the builder makes no sense.
     #[error("invalid `{option}`: {problem}")]
     InvalidConfig {
@@ -40,7 +47,7 @@ pub enum Error {
     #[error(
         "no executor is registered for key `{key}`; this program serves: {}. \
          Register one, declare the key with `.remote(\"{key}\")` if another program runs it, \
-         or build with `.client_only()`. A handler in a crate that nothing references is not linked: \
+         or build with `.client_only()`. Handlers of requests are registered by `.mediator()`. A handler in a crate that nothing references is not linked: \
          add `use that_crate as _;`",
         list(known)
     )]
@@ -86,7 +93,9 @@ pub enum Error {
         holder: CommandId,
     },
     /// The lease of this attempt is gone; whatever it writes now must be rolled back.
-    #[error("attempt {attempt} of command {id} has lost its lease: another attempt may be running")]
+    #[error(
+        "attempt {attempt} of command {id} has lost its lease, or has completed already: another attempt may be running"
+    )]
     LeaseLost {
         /// The command.
         id: CommandId,
@@ -95,7 +104,8 @@ pub enum Error {
     },
     /// The schema is missing or older than the program.
     #[error(
-        "the database schema {}: run `cargo run -p orchestratum-migration -- up`, or call `.migrate()` on the builder",
+        "the database schema {}: call `.migrate()` on the builder, or, in a clone of Orchestratum and with DATABASE_URL \
+         set, run `cargo run -p orchestratum-migration -- up`",
         match found { Some(found) => format!("is at version {found}, this program needs {needed}"), None => "is missing".to_owned() }
     )]
     SchemaBehind {
@@ -131,12 +141,20 @@ pub enum Error {
     },
 }
 
+/// The message says all that the database says: it is not told again as a source.
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        if crate::store::backend::is_file_busy(&error) { Self::Locked(error) } else { Self::Database(error) }
+    }
+}
+
 impl Error {
     /// Whether the same call may succeed later without any change: a lost connection, a deadlock, a busy file.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) | Self::Unreachable(error) => crate::store::is_transient(error),
+            Self::Locked(_) => true,
             _ => false,
         }
     }
@@ -145,13 +163,18 @@ impl Error {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::Database(error) => crate::store::backend::is_refusal(error),
+            Self::Locked(_) => false,
             _ => true,
         }
     }
 
     /// Whether another transaction was in the way.
     pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if crate::store::backend::is_conflict(error))
+        match self {
+            Self::Database(error) => crate::store::backend::is_conflict(error),
+            Self::Locked(_) => true,
+            _ => false,
+        }
     }
 }
 

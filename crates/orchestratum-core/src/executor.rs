@@ -52,6 +52,7 @@ pub struct Defaults {
 impl Executor {
     /// An executor from a function of the decoded payload and the context. A payload that cannot be decoded is parked
     /// as failed, with the reason, and stays as it is.
+    #[track_caller]
     pub fn new<P, O, F, Fut>(key: impl Into<String>, function: F) -> Self
     where
         P: DeserializeOwned + Send + 'static,
@@ -60,7 +61,8 @@ impl Executor {
         Fut: Future<Output = anyhow::Result<O>> + Send + 'static,
     {
         let function = Arc::new(function);
-        Self::from_json(key, std::any::type_name::<F>(), move |payload, context| {
+        let here = std::panic::Location::caller();
+        Self::from_json(key, format!("{}:{}", here.file(), here.line()), move |payload, context| {
             let function = Arc::clone(&function);
             Box::pin(async move {
                 let payload = decode(&payload)?;

@@ -106,7 +106,7 @@ impl Store {
         let mut races = 0;
         loop {
             match self.try_write(&work).await {
-                Err(Error::Database(error)) if backend::is_conflict(&error) && races < RACES => races += 1,
+                Err(Error::Database(error)) if self.races(&error) && races < RACES => races += 1,
                 result => return result,
             }
         }
@@ -130,6 +130,11 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// Whether to try again at once. A busy file has been waited for already, by the driver.
+    fn races(&self, error: &DbErr) -> bool {
+        backend::is_conflict(error) && !backend::is_file_busy(error)
     }
 
     /// Rows of one statement that only reads, or that is a whole write by itself.
@@ -163,7 +168,7 @@ impl Store {
                 self.connection().execute_raw(statement.clone()).await
             };
             match result {
-                Err(error) if backend::is_conflict(&error) && races < RACES => races += 1,
+                Err(error) if self.races(&error) && races < RACES => races += 1,
                 result => {
                     return Ok(result.as_ref().map(ExecResult::rows_affected).map_err(DbErr::clone)?);
                 }

@@ -128,6 +128,10 @@ impl Settler {
             }
         };
         if committed {
+            if !matches!(finished.report.ending, Ending::Completed(_)) {
+                let (id, ending) = (lease.id, &finished.report.ending);
+                tracing::warn!(name: "orchestratum.complete.late", %id, ?ending, "completed by its own transaction, whatever its handler said afterwards");
+            }
             self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
             return self.forget(std::slice::from_ref(&finished));
         }

@@ -27,9 +27,16 @@ pub(crate) struct Housekeeper {
     pub(crate) holdings: Arc<Holdings>,
     pub(crate) stopping: CancellationToken,
     /// Fenced instances that held nothing, and when that was seen.
-    pub(crate) emptied: HashMap<InstanceId, Instant>,
+    pub(crate) emptied: HashMap<InstanceId, Emptied>,
     /// Where the purge goes on; `None` between two purges.
     pub(crate) purging: Option<Purging>,
+}
+
+/// When a fenced instance was last found to hold nothing, and how long until the next look.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Emptied {
+    at: Instant,
+    look_after: Duration,
 }
 
 /// A purge under way: what is left to walk.
@@ -49,8 +56,8 @@ const PURGE_PAUSE: Duration = Duration::from_millis(20);
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long past its timeout a handler's own timer may be late before the handler is taken to block its thread.
 const STUCK_PATIENCE: Duration = Duration::from_secs(1);
-/// When to look again at a fenced instance that held nothing: each look reads the whole live table, and finds only what
-/// was locked or under way the first time.
+/// The longest wait before another look at a fenced instance that held nothing. What was locked or under way the first
+/// time is soon free, so the looks begin close together; but each one reads the whole live table.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How long past its patience a claimed command may wait for its task to be looked at.
 const UNSTARTED_PATIENCE: Duration = Duration::from_secs(1);
@@ -101,13 +108,15 @@ impl Housekeeper {
         self.emptied.retain(|instance, _| fenced.contains(instance));
         let mut result = Ok(());
         for instance in fenced {
-            let emptied = self.emptied.get(&instance);
-            if emptied.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+            let emptied = self.emptied.get(&instance).copied();
+            if emptied.is_some_and(|emptied| emptied.at.elapsed() < emptied.look_after) {
                 continue;
             }
             match self.reclaim_from(instance).await {
                 Ok(()) => {
-                    self.emptied.insert(instance, Instant::now());
+                    let first = self.shared.config.heartbeat_interval() / 2;
+                    let look_after = emptied.map_or(first, |emptied| (emptied.look_after * 2).min(LOOK_AGAIN));
+                    self.emptied.insert(instance, Emptied { at: Instant::now(), look_after });
                 }
                 Err(error) => result = Err(error),
             }

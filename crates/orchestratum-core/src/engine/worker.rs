@@ -83,14 +83,22 @@ impl Worker {
         }
     }
 
-    /// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C), then shuts down.
+    /// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C), then shuts down. A second signal ends the grace
+    /// period.
     ///
     /// # Errors
     /// Like [`shutdown`](Self::shutdown).
     pub async fn shutdown_on_signal(self) -> Result<()> {
         shutdown_signal().await;
         tracing::info!(name: "orchestratum.shutdown", "shutting down");
-        self.shutdown().await
+        let phase = self.phase.clone();
+        let shutdown = self.shutdown();
+        tokio::pin!(shutdown);
+        tokio::select! {
+            result = &mut shutdown => return result,
+            () = shutdown_signal() => phase.send_replace(Phase::Drain(Duration::ZERO)),
+        };
+        shutdown.await
     }
 
     /// Lets the worker run as long as the process. It can no longer be shut down.
@@ -103,6 +111,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.detached {
+            tracing::warn!(name: "orchestratum.drop", "the worker was dropped and stops: keep it, and call `shutdown`");
             self.phase.send_replace(Phase::Drain(Duration::ZERO));
         }
     }
@@ -244,7 +253,7 @@ async fn run(
     if tokio::time::timeout(LAST_WRITES, poller).await.is_err() {
         holdings.doubt();
     }
-    drain(holdings, grace).await;
+    drain(holdings, grace, phase).await;
     finisher.abort();
     holdings.len()
 }
@@ -262,8 +271,12 @@ async fn draining(phase: &mut watch::Receiver<Phase>) -> Duration {
 }
 
 /// Waits for the running, then tells them to stop, then stops them, then waits for the last endings to be written.
-async fn drain(holdings: &Arc<Holdings>, grace: Duration) {
-    if is_drained(holdings, grace).await {
+async fn drain(holdings: &Arc<Holdings>, grace: Duration, phase: &mut watch::Receiver<Phase>) {
+    let drained = tokio::select! {
+        drained = is_drained(holdings, grace) => drained,
+        () = is_cut_short(phase) => false,
+    };
+    if drained {
         return;
     }
     for attempt in holdings.all() {
@@ -276,6 +289,16 @@ async fn drain(holdings: &Arc<Holdings>, grace: Duration) {
         attempt.abort(Ending::GivenBack);
     }
     is_drained(holdings, LAST_WRITES).await;
+}
+
+/// Waits for the order to end the grace period at once.
+async fn is_cut_short(phase: &mut watch::Receiver<Phase>) {
+    while phase.changed().await.is_ok() {
+        if matches!(*phase.borrow_and_update(), Phase::Drain(Duration::ZERO)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn is_drained(holdings: &Holdings, patience: Duration) -> bool {

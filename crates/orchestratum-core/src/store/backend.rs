@@ -175,9 +175,14 @@ pub(crate) fn is_conflict(error: &DbErr) -> bool {
     match code(error) {
         Some(Code::Postgres(code)) => matches!(code.as_str(), "40001" | "40P01" | "55P03"),
         Some(Code::Mysql(code)) => matches!(code, 1213 | 1205 | 1020),
-        Some(Code::Sqlite(code)) => matches!(code, 5 | 6),
+        Some(Code::Sqlite(_)) => is_file_busy(error),
         None => false,
     }
+}
+
+/// Whether a writer has held the file for longer than the connection was willing to wait.
+pub(crate) fn is_file_busy(error: &DbErr) -> bool {
+    matches!(code(error), Some(Code::Sqlite(5 | 6)))
 }
 
 /// Whether the same statement may succeed later: a conflict, or a database that is away, full, read-only or starting.

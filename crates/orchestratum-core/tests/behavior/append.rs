@@ -329,4 +329,26 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
         assert_eq!(state(&orchestrator, id).await, State::Failed);
     }
+
+    /// On SQLite the append waits for the very transaction that it stands in: it must say so, and soon.
+    async fn an_append_beside_an_open_transaction_of_ones_own_names_the_way_out(world) {
+        let orchestrator = world.client().await;
+        let transaction = orchestrator.begin().await.unwrap();
+        let append = tokio::time::timeout(Duration::from_secs(20), async { orchestrator.append(("k", ())).await });
+        let appended = append.await.expect("it does not wait for ever");
+        if world.backend == Backend::Sqlite {
+            let error = appended.unwrap_err();
+            assert!(error.to_string().contains("`.within(&transaction)`") && error.is_transient(), "{error}");
+        } else {
+            assert!(appended.unwrap().is_new());
+        }
+        transaction.rollback().await.unwrap();
+    }
+
+    async fn an_address_without_its_driver_or_of_no_database_is_told_without_its_password(world) {
+        for address in ["http://u:secret@localhost/app", "app.db", ""] {
+            let error = world.builder().database(address).build().await.unwrap_err().to_string();
+            assert!(error.contains("sqlite://app.db?mode=rwc") && !error.contains("secret"), "{error}");
+        }
+    }
 }

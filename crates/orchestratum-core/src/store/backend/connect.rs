@@ -29,10 +29,42 @@ pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Res
              in tests a temporary one",
         );
     }
+    check_driver(url)?;
     let mut options = ConnectOptions::new(url);
     options.sqlx_logging(false);
     settle(&mut options, purpose, poll_only);
-    Database::connect(options).await.map_err(Error::Unreachable)
+    Database::connect(options).await.map_err(|error| {
+        let text = error.to_string();
+        if text.contains("unable to open database file") {
+            let hint = "unable to open the database file: `?mode=rwc` creates it, and its folder must exist";
+            return Error::Unreachable(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::Internal(hint.to_owned())));
+        }
+        Error::Unreachable(error)
+    })
+}
+
+/// Says which driver is missing, without repeating an address that may hold a password.
+fn check_driver(url: &str) -> Result<()> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let (enabled, feature) = match scheme {
+        "sqlite" => (cfg!(feature = "sqlite"), "sqlite"),
+        "postgres" | "postgresql" => (cfg!(feature = "postgres"), "postgres"),
+        "mysql" | "mariadb" => (cfg!(feature = "mysql"), "mysql"),
+        _ => {
+            return crate::config::invalid(
+                "database",
+                "the address must look like `sqlite://app.db?mode=rwc`, `postgres://user@host/app` or \
+                 `mysql://user@host/app`",
+            );
+        }
+    };
+    if enabled {
+        return Ok(());
+    }
+    crate::config::invalid(
+        "database",
+        format!("a `{scheme}` address needs `features = [\"{feature}\"]` on the orchestratum crates"),
+    )
 }
 
 /// Opens another pool to where `connection` leads.
