@@ -160,6 +160,7 @@ impl Backend {
 }
 
 /// What the driver calls an error.
+#[allow(dead_code, reason = "which drivers exist is a matter of features")]
 enum Code {
     /// SQLSTATE.
     Postgres(String),
