@@ -12,9 +12,12 @@
 //! Handlers run on the runtime that called `start`; everything else has threads of its own, so that a handler which
 //! blocks its thread can stall neither the loops nor the heartbeat. This module knows no SQL.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr};
 
 use crate::appender::Appender;
@@ -96,6 +99,29 @@ pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<
             Err(DbErr::Conn(RuntimeErr::Internal(NO_ANSWER.to_owned())).into())
         }
     }
+}
+
+/// Makes a panic within one turn of a loop an error like any other: the loop backs off and goes on. What may panic is the
+/// application's, a `tracing` subscriber for instance; what was under way is found as leased and not held, or by the
+/// next turn.
+pub(crate) async fn guarded<T>(turn: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(turn).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = format!("a turn of the engine {}", panic_text(&*panic));
+        Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
+    })
+}
+
+/// Emits an event where a panic of the application's subscriber would end a loop.
+pub(crate) fn quietly(event: impl FnOnce()) {
+    // The panic hook has told of it.
+    let _ = std::panic::catch_unwind(AssertUnwindSafe(event));
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.map_or_else(|| "panicked".to_owned(), |text| format!("panicked: {text}"))
 }
 
 /// The longest text of an error that is stored, in bytes; longer ones lose their end.

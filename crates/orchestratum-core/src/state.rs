@@ -81,7 +81,7 @@ pub(crate) const fn next(state: State, event: Event) -> Result<State, IllegalTra
 
 /// An event that the state does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {state} command cannot {event}")]
+#[error("the command is {state}, which does not allow {event}")]
 pub struct IllegalTransition {
     /// The state the command was in.
     pub state: State,

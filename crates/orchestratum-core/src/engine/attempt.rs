@@ -15,7 +15,7 @@ use tracing::Instrument;
 use crate::context::Context;
 use crate::engine::held::Holdings;
 use crate::engine::slots::Slot;
-use crate::engine::{Shared, storable};
+use crate::engine::{Shared, panic_text, storable};
 use crate::error::Result;
 use crate::outcome::Ending;
 use crate::resolve::resolve;
@@ -37,6 +37,8 @@ pub(crate) struct Attempt {
     stop: AtomicU8,
     /// Whether a report is on its way: the handler's task and the engine's watch may both want to send one.
     reported: AtomicBool,
+    /// Whether the finisher is done with the report, one way or the other.
+    let_go: AtomicBool,
     /// Whether the application's runtime has ever looked at the task.
     polled: AtomicBool,
     /// Whether the handler has called `complete_in` and been told that it went well.
@@ -92,6 +94,7 @@ impl Attempt {
             shared,
             stop: AtomicU8::new(Stop::No as u8),
             reported: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
             polled: AtomicBool::new(false),
             completed_in: AtomicBool::new(false),
             claimed_at: Instant::now(),
@@ -258,6 +261,11 @@ impl Attempt {
         }
     }
 
+    /// Whether this is the first time that it is let go of.
+    pub(crate) fn let_go(&self) -> bool {
+        !self.let_go.swap(true, Ordering::AcqRel)
+    }
+
     pub(crate) fn set_completed_in(&self) {
         self.completed_in.store(true, Ordering::Release);
     }
@@ -318,16 +326,12 @@ impl Drop for GiveBack {
     fn drop(&mut self) {
         let ending = match self.0.stopped() {
             Stop::Cancel => Ending::Canceled,
-            Stop::LeaseLost => Ending::LostLease,
+            // A claim that never started uses up nothing.
+            Stop::LeaseLost if self.0.running().started.is_some() => Ending::LostLease,
+            Stop::LeaseLost => Ending::GivenBack,
             Stop::No | Stop::Shutdown if std::thread::panicking() => Ending::Panicked("panicked".to_owned()),
             Stop::No | Stop::Shutdown => Ending::GivenBack,
         };
         self.0.finish(ending);
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.map_or_else(|| "panicked".to_owned(), |text| format!("panicked: {text}"))
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::engine::quietly;
+
 /// The waits of one loop.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -26,9 +28,11 @@ impl Backoff {
     pub(crate) fn failed(&mut self, error: &(impl Display + ?Sized)) -> Duration {
         if self.failing_since.is_none() {
             self.failing_since = Some(Instant::now());
-            tracing::warn!(name: "orchestratum.database.lost", loop_ = self.what, %error, "the database fails; trying again");
+            quietly(|| {
+                tracing::warn!(name: "orchestratum.database.lost", loop_ = self.what, %error, "the database fails; trying again");
+            });
         } else {
-            tracing::debug!(loop_ = self.what, %error, "the database still fails");
+            quietly(|| tracing::debug!(loop_ = self.what, %error, "the database still fails"));
         }
         let wait = self.next;
         self.next = (self.next * 2).min(LONGEST);
@@ -39,7 +43,9 @@ impl Backoff {
     pub(crate) fn succeeded(&mut self) {
         if let Some(since) = self.failing_since.take() {
             self.next = FIRST;
-            tracing::info!(name: "orchestratum.database.back", loop_ = self.what, after = ?since.elapsed(), "the database answers again");
+            quietly(|| {
+                tracing::info!(name: "orchestratum.database.back", loop_ = self.what, after = ?since.elapsed(), "the database answers again");
+            });
         }
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::appender::announce;
-use crate::engine::attempt::Finished;
+use crate::engine::attempt::{Attempt, Finished};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, is_no_answer, storable};
+use crate::engine::{Shared, answer, guarded, is_no_answer, quietly, storable};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
@@ -48,24 +48,61 @@ impl Finisher {
     pub(crate) async fn run(mut self) {
         let mut finished = Vec::with_capacity(MAX_BATCH);
         while self.reports.recv_many(&mut finished, MAX_BATCH).await > 0 {
-            let (in_own_transaction, finished): (Vec<_>, Vec<_>) =
-                finished.drain(..).partition(|finished| finished.completed_in);
-            for finished in in_own_transaction {
-                // In a task of its own: a transaction that a handler forgot may still hold the row.
-                tokio::spawn(self.settler.clone().confirm(finished));
-            }
-            let (completed, mut others): (Vec<_>, Vec<_>) =
-                finished.into_iter().partition(|finished| matches!(finished.report.ending, Ending::Completed(_)));
-            self.settler.settle(completed).await;
-            while !others.is_empty() {
-                let rest = others.split_off(others.len().min(MAX_DECISIONS));
-                self.settler.settle(std::mem::replace(&mut others, rest)).await;
+            let attempts: Vec<Arc<Attempt>> = finished.iter().map(|finished| Arc::clone(&finished.attempt)).collect();
+            let batch = self.settler.settle_all(std::mem::take(&mut finished));
+            if let Err(error) = Box::pin(guarded(batch)).await {
+                self.settler.lose(&attempts, &error);
             }
         }
     }
 }
 
 impl Settler {
+    async fn settle_all(&self, finished: Vec<Finished>) -> Result<()> {
+        let (in_own_transaction, finished): (Vec<_>, Vec<_>) =
+            finished.into_iter().partition(|finished| finished.completed_in);
+        for finished in in_own_transaction {
+            // In a task of its own: a transaction that a handler forgot may still hold the row.
+            self.spawn(Arc::clone(&finished.attempt), self.clone().confirm(finished));
+        }
+        let (completed, mut others): (Vec<_>, Vec<_>) =
+            finished.into_iter().partition(|finished| matches!(finished.report.ending, Ending::Completed(_)));
+        self.settle(completed).await;
+        while !others.is_empty() {
+            let rest = others.split_off(others.len().min(MAX_DECISIONS));
+            self.settle(std::mem::replace(&mut others, rest)).await;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, attempt: Arc<Attempt>, settling: impl Future<Output = ()> + Send + 'static) {
+        let settler = self.clone();
+        let settling = async {
+            settling.await;
+            Ok(())
+        };
+        tokio::spawn(async move {
+            if let Err(error) = guarded(settling).await {
+                settler.lose(&[attempt], &error);
+            }
+        });
+    }
+
+    /// After a panic nobody knows which of these were settled. Those that are still held are let go of, so that they
+    /// are found as leased and not held.
+    fn lose(&self, attempts: &[Arc<Attempt>], error: &Error) {
+        let count = self.let_go(attempts.iter());
+        if count > 0 {
+            self.holdings.doubt();
+            self.wake.notify();
+            quietly(|| {
+                tracing::error!(
+                    name: "orchestratum.settle.lost", count, %error, "endings were lost to a panic; their commands run again"
+                );
+            });
+        }
+    }
+
     /// Settles a batch. One that the database refuses, or that waits for somebody's lock, is halved until the bad one
     /// is alone; that one is settled in a task of its own, so that the others do not wait for it.
     async fn settle(&self, mut finished: Vec<Finished>) {
@@ -78,7 +115,7 @@ impl Settler {
                 let half = finished.split_off(finished.len() / 2);
                 Box::pin(self.settle(half)).await;
             } else if let Some(alone) = finished.pop() {
-                tokio::spawn(self.clone().settle_alone(alone));
+                self.spawn(Arc::clone(&alone.attempt), self.clone().settle_alone(alone));
             }
         }
     }
@@ -86,8 +123,9 @@ impl Settler {
     async fn settle_once(&self, finished: &[Finished]) -> Result<()> {
         let reports: Vec<Report> = finished.iter().map(|finished| finished.report.clone()).collect();
         let settled = answer(&self.store, &self.shared.config, self.store.settle(&reports)).await?;
-        self.tell(finished, &settled);
+        // Whatever telling runs into, these are settled.
         self.forget(finished);
+        self.tell(finished, &settled);
         Ok(())
     }
 
@@ -132,8 +170,8 @@ impl Settler {
                 let (id, ending) = (lease.id, &finished.report.ending);
                 tracing::warn!(name: "orchestratum.complete.late", %id, ?ending, "completed by its own transaction, whatever its handler said afterwards");
             }
-            self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
-            return self.forget(std::slice::from_ref(&finished));
+            self.forget(std::slice::from_ref(&finished));
+            return self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
         }
         if matches!(finished.report.ending, Ending::Completed(_)) {
             finished.report.ending =
@@ -143,12 +181,17 @@ impl Settler {
         self.settle_alone(finished).await;
     }
 
-    /// Lets go of what has been settled, and lets the poller go on if it waited for that.
-    fn forget(&self, finished: &[Finished]) {
-        self.holdings.remove(finished.iter().map(|finished| &finished.attempt));
-        if self.holdings.settled(finished.len()) > self.shared.config.most_unsettled() {
+    /// Lets go of attempts, each once, and lets the poller go on if it waited for that.
+    fn let_go<'a>(&self, attempts: impl Iterator<Item = &'a Arc<Attempt>>) -> usize {
+        let (count, before) = self.holdings.let_go(attempts);
+        if before > self.shared.config.most_unsettled() {
             self.wake.notify();
         }
+        count
+    }
+
+    fn forget(&self, finished: &[Finished]) {
+        self.let_go(finished.iter().map(|finished| &finished.attempt));
     }
 
     /// Events, waiters, and lanes that are due again.

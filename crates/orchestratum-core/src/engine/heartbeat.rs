@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Shared;
 use crate::engine::attempt::Stop;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
+use crate::engine::{Shared, guarded, quietly};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::store::Store;
@@ -41,11 +41,12 @@ impl Heartbeat {
         let mut signals = self.shared.wake.heartbeat_signals();
         let mut next_beat = Instant::now();
         loop {
-            self.stop_what_is_not_trusted();
+            // Apart from the beat: a panic here must not keep the lease from being extended.
+            quietly(|| self.stop_what_is_not_trusted());
             let beat = Instant::now() >= next_beat;
             let result = tokio::select! {
                 // Given up when the lease can no longer be trusted: then handlers come first.
-                result = tokio::time::timeout_at(self.latest_answer(interval), self.turn(beat)) => {
+                result = tokio::time::timeout_at(self.latest_answer(interval), guarded(self.turn(beat))) => {
                     result.unwrap_or_else(|_| Err(no_answer(interval)))
                 }
                 () = stopping.cancelled() => break,

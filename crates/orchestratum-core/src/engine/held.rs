@@ -93,11 +93,6 @@ impl Holdings {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// So many reports were settled or given up; returns how many had been waiting.
-    pub(crate) fn settled(&self, count: usize) -> usize {
-        self.unsettled.fetch_sub(count, Ordering::AcqRel)
-    }
-
     pub(crate) fn add(&self, attempts: &[Arc<Attempt>]) {
         let mut held = lock(&self.attempts);
         for attempt in attempts {
@@ -105,14 +100,18 @@ impl Holdings {
         }
     }
 
-    /// Forgets attempts that have been settled, unless the same command is held under a newer lease by now.
-    pub(crate) fn remove<'a>(&self, attempts: impl Iterator<Item = &'a Arc<Attempt>>) {
+    /// Forgets attempts whose reports have been settled or given up, unless the same command is held under a newer lease
+    /// by now. Returns how many had not been forgotten before, and how many reports had been waiting.
+    pub(crate) fn let_go<'a>(&self, attempts: impl Iterator<Item = &'a Arc<Attempt>>) -> (usize, usize) {
         let mut held = lock(&self.attempts);
-        for attempt in attempts {
+        let mut count = 0;
+        for attempt in attempts.filter(|attempt| attempt.let_go()) {
+            count += 1;
             if held.get(&attempt.lease.id).is_some_and(|current| current.lease == attempt.lease) {
                 held.remove(&attempt.lease.id);
             }
         }
+        (count, self.unsettled.fetch_sub(count, Ordering::AcqRel))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Attempt>> {

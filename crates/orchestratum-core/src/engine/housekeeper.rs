@@ -1,5 +1,4 @@
-//! The housekeeper: reclaims what dead instances held, gives back what nobody holds, watches for stuck handlers and
-//! purges what is old.
+//! The housekeeper: reclaims what dead instances held, watches for stuck handlers and purges what is old.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use crate::command::CommandId;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::slots::patience;
-use crate::engine::{Shared, answer, jittered};
+use crate::engine::{Shared, answer, guarded, jittered};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
@@ -69,20 +68,7 @@ impl Housekeeper {
         let mut next_reclaim = Instant::now();
         let mut next_purge = Instant::now() + jittered(PURGE_INTERVAL);
         while !self.stopping.is_cancelled() {
-            self.stop_stuck();
-            let now = Instant::now();
-            let result = if next_reclaim <= now {
-                next_reclaim = now + jittered(self.shared.config.heartbeat_interval());
-                self.reclaim().await
-            } else if self.purging.is_some() {
-                self.purge_some().await
-            } else if next_purge <= now {
-                next_purge = now + jittered(PURGE_INTERVAL);
-                self.purging = Some(Purging { failed: false, after: None });
-                Ok(())
-            } else {
-                Ok(())
-            };
+            let result = guarded(self.turn(&mut next_reclaim, &mut next_purge)).await;
             let wait = match result {
                 Ok(()) => {
                     backoff.succeeded();
@@ -95,6 +81,23 @@ impl Housekeeper {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stopping.cancelled() => {}
             }
+        }
+    }
+
+    async fn turn(&mut self, next_reclaim: &mut Instant, next_purge: &mut Instant) -> Result<()> {
+        self.stop_stuck();
+        let now = Instant::now();
+        if *next_reclaim <= now {
+            *next_reclaim = now + jittered(self.shared.config.heartbeat_interval());
+            self.reclaim().await
+        } else if self.purging.is_some() {
+            self.purge_some().await
+        } else {
+            if *next_purge <= now {
+                *next_purge = now + jittered(PURGE_INTERVAL);
+                self.purging = Some(Purging { failed: false, after: None });
+            }
+            Ok(())
         }
     }
 

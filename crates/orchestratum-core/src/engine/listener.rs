@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Shared;
 use crate::engine::backoff::Backoff;
+use crate::engine::{Shared, guarded};
 use crate::store::Store;
 
 /// Runs until the worker stops; a lost connection is opened again, and everything is surveyed then, because nobody
@@ -26,7 +26,7 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Store, stopping: Cancellatio
             }
         };
         let result: crate::error::Result<std::convert::Infallible> = tokio::select! {
-            result = listening => result,
+            result = guarded(listening) => result,
             () = stopping.cancelled() => return,
         };
         let Err(error) = result;

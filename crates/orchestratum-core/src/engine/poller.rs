@@ -15,14 +15,13 @@ use crate::engine::held::Holdings;
 use crate::engine::lanes::Lanes;
 use crate::engine::slots::Slots;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, jittered};
+use crate::engine::{Shared, answer, guarded, jittered};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
-use crate::outcome::Ending;
 use crate::store::Store;
 use crate::store::claim::{Claimed, Lane};
 use crate::store::instance::Held;
-use crate::store::settle::{Lease, Report};
+use crate::store::settle::Lease;
 
 /// The claiming loop. One a worker: a crowd of claims would only wait for each other.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ impl Poller {
         let mut backoff = Backoff::new("poller");
         let mut next_survey = Instant::now();
         while !self.stopping.is_cancelled() {
-            let wait_until = match self.step(&mut next_survey).await {
+            let wait_until = match guarded(self.step(&mut next_survey)).await {
                 Ok(asked) => {
                     if asked {
                         backoff.succeeded();
@@ -134,27 +133,15 @@ impl Poller {
         let leased = answer(&self.store, &self.shared.config, self.store.held(lease.instance)).await?;
         let held = self.holdings.all();
         let held: HashSet<Held> = held.iter().map(|attempt| attempt.held()).collect();
-        let lost: Vec<Report> = leased.difference(&held).map(|held| self.unheld(*held, lease.instance)).collect();
+        let lost: Vec<Held> = leased.difference(&held).copied().collect();
         if !lost.is_empty() {
-            answer(&self.store, &self.shared.config, self.store.settle(&lost)).await?;
-            tracing::warn!(name: "orchestratum.snooze", count = lost.len(), "gave back claims whose answer was lost");
+            let give_back = self.store.give_back(lease.instance, &lost, self.shared.config.max_lost_leases);
+            let count = answer(&self.store, &self.shared.config, give_back).await?;
+            tracing::warn!(name: "orchestratum.snooze", count, "gave back claims whose answer was lost");
             self.shared.wake.survey();
         }
         self.holdings.looked_into(doubt);
         Ok(())
-    }
-
-    fn unheld(&self, held: Held, instance: InstanceId) -> Report {
-        Report {
-            lease: Lease { id: held.id, attempt: held.attempt, instance },
-            ending: Ending::GivenBack,
-            retry_count: 0,
-            max_losses: self.shared.config.max_lost_leases,
-            retry_delay: Duration::ZERO,
-            follow_ups: None,
-            on_success: Vec::new(),
-            duration: None,
-        }
     }
 
     fn hear(&mut self, next_survey: &mut Instant) {

@@ -18,7 +18,7 @@ use crate::engine::housekeeper::Housekeeper;
 use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
-use crate::engine::{Shared, listener};
+use crate::engine::{Shared, listener, quietly};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::store::Store;
@@ -155,7 +155,7 @@ where
 /// The whole life of a worker, on the engine thread. Returns how many commands could not be settled.
 async fn engine(shared: Arc<Shared>, runtime: Handle, mut phase: watch::Receiver<Phase>) -> usize {
     let keys: Vec<&str> = shared.registry.keys().collect();
-    tracing::info!(name: "orchestratum.start", ?keys, "serving");
+    quietly(|| tracing::info!(name: "orchestratum.start", ?keys, "serving"));
     let holdings = Arc::new(Holdings::new());
     let heart_stops = CancellationToken::new();
     let (heart, heart_stopped) = tokio::sync::oneshot::channel();
@@ -177,7 +177,7 @@ async fn engine(shared: Arc<Shared>, runtime: Handle, mut phase: watch::Receiver
     heart_stops.cancel();
     // The heartbeat gives up on a database that does not answer.
     let _ = tokio::time::timeout(Duration::from_secs(5), heart_stopped).await;
-    tracing::info!(name: "orchestratum.stop", left, "stopped");
+    quietly(|| tracing::info!(name: "orchestratum.stop", left, "stopped"));
     left
 }
 

@@ -99,12 +99,8 @@ impl Store {
         let sql = self
             .sql("SELECT run_at - ")
             .now()
-            .text(" FROM orchestratum_live WHERE queue = ")
-            .bind(lane.queue.as_str())
-            .text(" AND command_key = ")
-            .bind(lane.key.as_str())
-            .text(" AND priority = ")
-            .bind(lane.priority)
+            .text(" FROM orchestratum_live WHERE ")
+            .within_lane(lane)
             .text(" AND run_at > ")
             .now()
             .text(" ORDER BY run_at LIMIT 1");
@@ -118,8 +114,8 @@ impl Store {
     ///
     /// Two claims at once share nothing: rows that another transaction has locked are skipped where rows can be
     /// locked, and the update is guarded by `state = 'pending'` everywhere. An instance that has been fenced claims
-    /// nothing, and nothing is claimed from a paused queue. The leases are durable when it returns; if it fails, or its future is dropped, the claim may have
-    /// happened all the same, see [`Store::held`].
+    /// nothing, and nothing is claimed from a paused queue. The leases are durable when it returns; if it fails, or its
+    /// future is dropped, the claim may have happened all the same, see [`Store::held`].
     pub(crate) async fn claim(
         &self,
         instance: InstanceId,
@@ -218,12 +214,8 @@ impl Store {
     fn due(&self, sql: Sql, lane: &Lane, after: Timestamp, room: usize) -> Sql {
         sql.text("SELECT id, attempt FROM orchestratum_live")
             .text(self.backend.due_index_hint())
-            .text(" WHERE queue = ")
-            .bind(lane.queue.as_str())
-            .text(" AND command_key = ")
-            .bind(lane.key.as_str())
-            .text(" AND priority = ")
-            .bind(lane.priority)
+            .text(" WHERE ")
+            .within_lane(lane)
             .text(" AND run_at >= ")
             .bind(after.as_micros())
             .text(" AND run_at <= ")
@@ -232,6 +224,17 @@ impl Store {
             .bind(lane.queue.as_str())
             .text(") ORDER BY run_at LIMIT ")
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
+    }
+}
+
+impl Sql {
+    fn within_lane(self, lane: &Lane) -> Self {
+        self.text("queue = ")
+            .bind(lane.queue.as_str())
+            .text(" AND command_key = ")
+            .bind(lane.key.as_str())
+            .text(" AND priority = ")
+            .bind(lane.priority)
     }
 }
 

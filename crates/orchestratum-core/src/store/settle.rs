@@ -16,7 +16,7 @@ use crate::outcome::{AttemptKind, Budget, Ending, Outcome, decide};
 use crate::state::{Event, State, next};
 use crate::store::append::append_in;
 use crate::store::claim::number;
-use crate::store::instance::micros;
+use crate::store::instance::{Held, micros};
 use crate::store::sql::{Columns, Expression, Kind, Sql, Table};
 use crate::store::{Store, execute_in, rows_in};
 
@@ -297,32 +297,55 @@ impl Store {
                     let mut columns = Columns::new(&row);
                     leases.insert(columns.take::<Uuid>()?, number(columns.take()?));
                 }
-                let mut ids: Vec<Uuid> = leases.keys().copied().collect();
-                ids.sort_unstable();
-                let mut reports = Vec::with_capacity(ids.len());
-                for ids in ids.chunks(1_000) {
-                    let sql =
-                        self.sql("SELECT id, retry_count, follow_ups FROM orchestratum_commands WHERE id").any(ids);
-                    for row in rows_in(transaction, sql).await? {
-                        let mut columns = Columns::new(&row);
-                        let id: Uuid = columns.take()?;
-                        reports.push(Report {
-                            lease: Lease { id: id.into(), attempt: leases[&id], instance: fenced },
-                            ending: Ending::LostLease,
-                            retry_count: number(columns.take()?),
-                            max_losses,
-                            retry_delay: Duration::ZERO,
-                            follow_ups: columns.take()?,
-                            on_success: Vec::new(),
-                            duration: None,
-                        });
-                    }
-                }
-                self.settle_in(transaction, &reports).await?;
-                Ok(reports.len())
+                self.settle_unattended(transaction, fenced, &leases, &Ending::LostLease, max_losses).await
             })
         })
         .await
+    }
+
+    /// Gives back what is leased to an instance that does not hold it; returns how many. What has been settled meanwhile
+    /// is left alone.
+    pub(crate) async fn give_back(&self, instance: InstanceId, leased: &[Held], max_losses: u32) -> Result<usize> {
+        self.write(move |transaction| {
+            Box::pin(async move {
+                let leases = leased.iter().map(|held| (held.id.as_uuid(), held.attempt)).collect();
+                self.settle_unattended(&transaction, instance, &leases, &Ending::GivenBack, max_losses).await
+            })
+        })
+        .await
+    }
+
+    /// Settles attempts of which nobody in this process knows more than their lease.
+    async fn settle_unattended(
+        &self,
+        transaction: &DatabaseTransaction,
+        instance: InstanceId,
+        leases: &HashMap<Uuid, u32>,
+        ending: &Ending,
+        max_losses: u32,
+    ) -> Result<usize> {
+        let mut ids: Vec<Uuid> = leases.keys().copied().collect();
+        ids.sort_unstable();
+        let mut reports = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(1_000) {
+            let sql = self.sql("SELECT id, retry_count, follow_ups FROM orchestratum_commands WHERE id").any(ids);
+            for row in rows_in(transaction, sql).await? {
+                let mut columns = Columns::new(&row);
+                let id: Uuid = columns.take()?;
+                reports.push(Report {
+                    lease: Lease { id: id.into(), attempt: leases[&id], instance },
+                    ending: ending.clone(),
+                    retry_count: number(columns.take()?),
+                    max_losses,
+                    retry_delay: Duration::ZERO,
+                    follow_ups: columns.take()?,
+                    on_success: Vec::new(),
+                    duration: None,
+                });
+            }
+        }
+        self.settle_in(transaction, &reports).await?;
+        Ok(reports.len())
     }
 
     /// Completes within the handler's own transaction: the completion commits with whatever else it writes.

@@ -38,7 +38,15 @@ impl Table {
 
     /// Each command has a queue of its own, so that a claim can mean just it.
     async fn append(&self, queue: &str) -> CommandId {
-        let command = NewCommand {
+        self.append_with(queue, FollowUps::default()).await
+    }
+
+    async fn append_with(&self, queue: &str, follow_ups: FollowUps) -> CommandId {
+        self.store.append(&[Self::command(queue, follow_ups)]).await.unwrap()[0].id
+    }
+
+    fn command(queue: &str, follow_ups: FollowUps) -> NewCommand {
+        NewCommand {
             key: KEY.to_owned(),
             queue: queue.to_owned(),
             priority: 0,
@@ -48,9 +56,8 @@ impl Table {
             retry_count: 1_000,
             retry_policy: None,
             unique_key: None,
-            follow_ups: FollowUps::default(),
-        };
-        self.store.append(&[command]).await.unwrap()[0].id
+            follow_ups,
+        }
     }
 
     async fn claim(&self, queue: &str) -> usize {
@@ -210,6 +217,23 @@ on_every_backend! {
         table.store.extend(table.instance, Duration::ZERO).await.unwrap();
         table.store.fence().await.unwrap();
         assert_eq!(table.claim("q").await, 0);
+    }
+
+    /// A claim whose answer was lost is given back; canceled meanwhile, it appends what a cancel appends.
+    async fn an_unheld_command_whose_cancel_was_asked_for_ends_with_its_follow_ups(world) {
+        let table = Table::new(world).await;
+        let after = Table::command("after", FollowUps::default());
+        let id = table.append_with("q", FollowUps { failure: vec![after], ..FollowUps::default() }).await;
+        assert_eq!(table.claim("q").await, 1);
+        let held = table.store.held(table.instance).await.unwrap();
+        assert_eq!(table.store.cancel(id).await.unwrap(), crate::Canceled::Requested);
+        let held: Vec<_> = held.into_iter().collect();
+        table.store.give_back(table.instance, &held, 5).await.unwrap();
+        assert_eq!(table.state(id).await, State::Canceled);
+        assert_eq!(table.claim("after").await, 1);
+        // Again, as after a lost answer: there is nothing left to give back.
+        table.store.give_back(table.instance, &held, 5).await.unwrap();
+        assert_eq!(table.claim("after").await, 0);
     }
 
     async fn an_expired_instance_that_nobody_has_fenced_extends_and_goes_on(world) {

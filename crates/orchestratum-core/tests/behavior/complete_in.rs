@@ -209,10 +209,18 @@ async fn stalled_writers_go_on(world: &'static World) {
         .await
         .unwrap();
     let workers = [orchestrator.start(), orchestrator.start()];
+    until("both are registered", async || {
+        number(&connection, "SELECT count(*) FROM orchestratum_instances").await == 2
+    })
+    .await;
     let appended = orchestrator.append_all((0..20).map(|_| ("k", ()))).await.unwrap();
     let holder = begin(&connection).await;
     holder.execute_unprepared("INSERT INTO effects (attempt) VALUES (-1)").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    until("both leases have run out", async || {
+        let run_out = "SELECT count(*) FROM orchestratum_instances WHERE expires_at <= unixepoch('subsec') * 1000000";
+        number(&connection, run_out).await == 2
+    })
+    .await;
     holder.rollback().await.unwrap();
     for appended in appended {
         assert_eq!(orchestrator.wait::<()>(appended.id()).await.unwrap(), Outcome::Completed(()));
