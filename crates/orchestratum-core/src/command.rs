@@ -129,7 +129,7 @@ impl Command {
                 on_failure: Vec::new(),
                 on_cancel: None,
             }),
-            Err(source) => Err(Error::Serialization { key, source }),
+            Err(problem) => Err(Error::Serialization { what: "payload", key, problem }),
         }
     }
 

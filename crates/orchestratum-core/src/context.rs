@@ -176,6 +176,6 @@ pub fn write_output(key: &str, output: &impl Serialize) -> Result<Option<String>
     match serde_json::to_string(output) {
         Ok(text) if text == "null" => Ok(None),
         Ok(text) => Ok(Some(text)),
-        Err(source) => Err(Error::Serialization { key: key.to_owned(), source }),
+        Err(problem) => Err(Error::Serialization { what: "output", key: key.to_owned(), problem }),
     }
 }

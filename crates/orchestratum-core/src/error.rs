@@ -57,13 +57,15 @@ pub enum Error {
         /// The keys that this program serves.
         known: Vec<String>,
     },
-    /// The payload could not be written as JSON; nothing was appended.
-    #[error("the payload of command `{key}` cannot be written as JSON: {source}")]
+    /// A payload or an output could not be written as JSON; nothing was stored.
+    #[error("the {what} of command `{key}` cannot be written as JSON: {problem}")]
     Serialization {
+        /// `payload` or `output`.
+        what: &'static str,
         /// The command's key.
         key: String,
         /// What JSON says.
-        source: serde_json::Error,
+        problem: serde_json::Error,
     },
     /// The stored output is not of the type asked for.
     #[error("the output of command {id} is not of the type asked for: {source}")]

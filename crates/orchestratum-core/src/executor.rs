@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::command::Command;
+use crate::config::{invalid, name_problem};
 use crate::context::{Context, write_output};
 use crate::error::{Error, Result};
 use crate::retry::{RetryDelay, RetryPolicy};
@@ -137,15 +138,18 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new(executors: Vec<Executor>, remote: BTreeSet<String>, client_only: bool) -> Result<Self> {
+        if let Some(problem) = remote.iter().find_map(|key| name_problem(key)) {
+            return invalid("remote", problem);
+        }
         let mut registry = Self { executors: BTreeMap::new(), remote, client_only };
         for executor in executors {
-            if let Some(problem) = crate::config::name_problem(&executor.key) {
-                return crate::config::invalid("executor", problem);
+            if let Some(problem) = name_problem(&executor.key) {
+                return invalid("executor", problem);
             }
             let origin = executor.origin.clone();
             let key = executor.key.clone();
             if let Some(first) = registry.executors.insert(key.clone(), Arc::new(executor)) {
-                return crate::config::invalid(
+                return invalid(
                     "executor",
                     format!("key `{key}` is registered twice: by {} and by {origin}", first.origin),
                 );

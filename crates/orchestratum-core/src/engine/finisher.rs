@@ -47,9 +47,10 @@ impl Finisher {
     /// Runs until every attempt has reported and been settled. No error ends it.
     pub(crate) async fn run(mut self) {
         let mut finished = Vec::with_capacity(MAX_BATCH);
+        let mut backoff = Backoff::new("finisher");
         while self.reports.recv_many(&mut finished, MAX_BATCH).await > 0 {
             let attempts: Vec<Arc<Attempt>> = finished.iter().map(|finished| Arc::clone(&finished.attempt)).collect();
-            let batch = self.settler.settle_all(std::mem::take(&mut finished));
+            let batch = self.settler.settle_all(std::mem::take(&mut finished), &mut backoff);
             if let Err(error) = Box::pin(guarded(batch)).await {
                 self.settler.lose(&attempts, &error);
             }
@@ -58,7 +59,7 @@ impl Finisher {
 }
 
 impl Settler {
-    async fn settle_all(&self, finished: Vec<Finished>) -> Result<()> {
+    async fn settle_all(&self, finished: Vec<Finished>, backoff: &mut Backoff) -> Result<()> {
         let (in_own_transaction, finished): (Vec<_>, Vec<_>) =
             finished.into_iter().partition(|finished| finished.completed_in);
         for finished in in_own_transaction {
@@ -67,10 +68,10 @@ impl Settler {
         }
         let (completed, mut others): (Vec<_>, Vec<_>) =
             finished.into_iter().partition(|finished| matches!(finished.report.ending, Ending::Completed(_)));
-        self.settle(completed).await;
+        self.settle(completed, backoff).await;
         while !others.is_empty() {
             let rest = others.split_off(others.len().min(MAX_DECISIONS));
-            self.settle(std::mem::replace(&mut others, rest)).await;
+            self.settle(std::mem::replace(&mut others, rest), backoff).await;
         }
         Ok(())
     }
@@ -105,15 +106,14 @@ impl Settler {
 
     /// Settles a batch. One that the database refuses, or that waits for somebody's lock, is halved until the bad one
     /// is alone; that one is settled in a task of its own, so that the others do not wait for it.
-    async fn settle(&self, mut finished: Vec<Finished>) {
-        let mut backoff = Backoff::new("finisher");
+    async fn settle(&self, mut finished: Vec<Finished>, backoff: &mut Backoff) {
         while !finished.is_empty() {
-            let Err(error) = self.settle_once(&finished).await else { return };
+            let Err(error) = self.settle_once(&finished).await else { return backoff.succeeded() };
             if !is_about_the_batch(&error) {
                 tokio::time::sleep(backoff.failed(&error)).await;
             } else if finished.len() > 1 {
                 let half = finished.split_off(finished.len() / 2);
-                Box::pin(self.settle(half)).await;
+                Box::pin(self.settle(half, backoff)).await;
             } else if let Some(alone) = finished.pop() {
                 self.spawn(Arc::clone(&alone.attempt), self.clone().settle_alone(alone));
             }
@@ -136,7 +136,7 @@ impl Settler {
         let mut refused = false;
         loop {
             match self.settle_once(std::slice::from_ref(&finished)).await {
-                Ok(()) => return,
+                Ok(()) => return backoff.succeeded(),
                 Err(error) if error.is_refusal() => {
                     let id = finished.attempt.lease.id;
                     tracing::error!(
@@ -161,7 +161,10 @@ impl Settler {
         let lease = finished.attempt.lease;
         let committed = loop {
             match answer(&self.store, &self.shared.config, self.store.has_completed(lease)).await {
-                Ok(committed) => break committed,
+                Ok(committed) => {
+                    backoff.succeeded();
+                    break committed;
+                }
                 Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
             }
         };

@@ -68,7 +68,7 @@ impl Housekeeper {
         let mut next_reclaim = Instant::now();
         let mut next_purge = Instant::now() + jittered(PURGE_INTERVAL);
         while !self.stopping.is_cancelled() {
-            let result = guarded(self.turn(&mut next_reclaim, &mut next_purge)).await;
+            let result = Box::pin(guarded(self.turn(&mut next_reclaim, &mut next_purge))).await;
             let wait = match result {
                 Ok(()) => {
                     backoff.succeeded();

@@ -141,13 +141,14 @@ on_every_backend! {
     }
 
     async fn an_unreachable_database_is_an_error_at_build(world) {
-        let url = match world.backend {
-            Backend::Sqlite => "sqlite:///nonexistent/folder/app.db?mode=rwc",
-            Backend::Postgres => "postgres://nobody@127.0.0.1:1/app",
-            Backend::Mariadb => "mysql://nobody@127.0.0.1:1/app",
+        let (url, reason) = match world.backend {
+            Backend::Sqlite => ("sqlite:///nonexistent/folder/app.db?mode=rwc", "its folder must exist"),
+            Backend::Postgres => ("postgres://nobody@127.0.0.1:1/app", "refused"),
+            Backend::Mariadb => ("mysql://nobody@127.0.0.1:1/app", "refused"),
         };
         let error = Orchestrator::builder().database(url).client_only().build().await.unwrap_err();
         assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
         assert!(error.is_transient());
     }
 
@@ -162,6 +163,8 @@ on_every_backend! {
         assert!(twice.to_string().contains("key `k` is registered twice"), "{twice}");
         let empty = world.builder().executor("", |(): (), _: Context| async move { Ok(()) }).build().await.unwrap_err();
         assert!(empty.to_string().contains("it is empty"), "{empty}");
+        let empty = world.builder().remote("").build().await.unwrap_err();
+        assert!(empty.to_string().starts_with("invalid `remote`"), "{empty}");
         let memory = Orchestrator::builder().database("sqlite::memory:").build().await.unwrap_err();
         assert!(memory.to_string().contains("use a file"), "{memory}");
         let nothing = Orchestrator::builder().build().await.unwrap_err();

@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use sea_orm::{DbErr, RuntimeErr};
+use sea_orm::{
+    DbErr, RuntimeErr,
+    sqlx::{Connection as _, Database as Driver, Pool, pool::PoolOptions},
+};
 
 use crate::error::{Error, Result};
 use crate::store::backend::Backend;
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+type Options<D> = <<D as Driver>::Connection as sea_orm::sqlx::Connection>::Options;
 
 /// Why a connection pool is opened; each purpose has its own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,14 +39,36 @@ pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Res
     let mut options = ConnectOptions::new(url);
     options.sqlx_logging(false);
     settle(&mut options, purpose, poll_only);
-    Database::connect(options).await.map_err(|error| {
-        let text = error.to_string();
-        if text.contains("unable to open database file") {
-            let hint = "unable to open the database file: `?mode=rwc` creates it, and its folder must exist";
-            return Error::Unreachable(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::Internal(hint.to_owned())));
+    match Database::connect(options).await {
+        Ok(connection) => Ok(connection),
+        Err(error) if error.to_string().contains("unable to open database file") => {
+            let hint =
+                "unable to open the database file: `?mode=rwc` creates it, its folder must exist and be writable";
+            Err(Error::Unreachable(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::Internal(hint.to_owned()))))
         }
-        Error::Unreachable(error)
-    })
+        Err(error) => Err(why(url, error).await),
+    }
+}
+
+/// The driver's own reason, where SeaORM's pool has only waited for it.
+async fn why(url: &str, error: sea_orm::DbErr) -> Error {
+    if !matches!(error, sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_)) {
+        return Error::Unreachable(error);
+    }
+    #[cfg(feature = "postgres")]
+    if url.starts_with("postgres")
+        && let Ok(options) = url.parse::<sea_orm::sqlx::postgres::PgConnectOptions>()
+    {
+        return unreachable(reason::<sea_orm::sqlx::Postgres>(sea_orm::sqlx::Error::PoolTimedOut, &options).await);
+    }
+    #[cfg(feature = "mysql")]
+    if (url.starts_with("mysql") || url.starts_with("mariadb"))
+        && let Ok(options) = url.parse::<sea_orm::sqlx::mysql::MySqlConnectOptions>()
+    {
+        return unreachable(reason::<sea_orm::sqlx::MySql>(sea_orm::sqlx::Error::PoolTimedOut, &options).await);
+    }
+    let _ = url;
+    Error::Unreachable(error)
 }
 
 /// Says which driver is missing, without repeating an address that may hold a password.
@@ -80,11 +108,9 @@ pub(crate) async fn connect_like(
         #[cfg(feature = "sqlite")]
         Backend::Sqlite => {
             let options = sqlite(connection.get_sqlite_connection_pool().connect_options().as_ref().clone(), purpose);
-            let pool = sea_orm::sqlx::sqlite::SqlitePoolOptions::new()
-                .max_connections(connections(Backend::Sqlite, purpose))
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_with(options);
-            Ok(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.await.map_err(unreachable)?))
+            Ok(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(
+                pool(options, connections(Backend::Sqlite, purpose)).await?,
+            ))
         }
         #[cfg(feature = "postgres")]
         Backend::Postgres => {
@@ -94,20 +120,16 @@ pub(crate) async fn connect_like(
                 Some(path) => options.options([("search_path", path)]),
                 None => options,
             };
-            let pool = sea_orm::sqlx::postgres::PgPoolOptions::new()
-                .max_connections(connections(Backend::Postgres, purpose))
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_with(options);
-            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool.await.map_err(unreachable)?))
+            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(
+                pool(options, connections(Backend::Postgres, purpose)).await?,
+            ))
         }
         #[cfg(feature = "mysql")]
         Backend::Mysql => {
             let options = connection.get_mysql_connection_pool().connect_options().as_ref().clone();
-            let pool = sea_orm::sqlx::mysql::MySqlPoolOptions::new()
-                .max_connections(connections(Backend::Mysql, purpose))
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_with(options);
-            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool.await.map_err(unreachable)?))
+            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(
+                pool(options, connections(Backend::Mysql, purpose)).await?,
+            ))
         }
         #[allow(unreachable_patterns, reason = "which drivers exist is a matter of features")]
         other => crate::config::invalid("connection", format!("the feature for {} is not enabled", other.name())),
@@ -178,6 +200,27 @@ fn postgres(
     poll_only: bool,
 ) -> sea_orm::sqlx::postgres::PgConnectOptions {
     if poll_only { options.statement_cache_capacity(0) } else { options }
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+async fn pool<D: Driver>(options: Options<D>, connections: u32) -> Result<Pool<D>> {
+    let pool = PoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    match pool.connect_with(options.clone()).await {
+        Ok(pool) => Ok(pool),
+        Err(error) => Err(unreachable(reason::<D>(error, &options).await)),
+    }
+}
+
+/// A pool that has waited in vain does not say for what; a connection of its own does.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+async fn reason<D: Driver>(error: sea_orm::sqlx::Error, options: &Options<D>) -> sea_orm::sqlx::Error {
+    if !matches!(error, sea_orm::sqlx::Error::PoolTimedOut) {
+        return error;
+    }
+    match tokio::time::timeout(ACQUIRE_TIMEOUT, D::Connection::connect_with(options)).await {
+        Ok(Err(reason)) => reason,
+        Ok(Ok(_)) | Err(_) => error,
+    }
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
