@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask test` and `cargo xtask ci`. One file per command.
+//! The project's own commands: `cargo xtask test`, `bench` and `ci`. One file per command.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
+mod bench;
 mod ci;
 mod report;
 mod results;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Task {
     /// Run all tests on SQLite, PostgreSQL and MariaDB; servers are installed where possible, started and stopped.
     Test(test::Arguments),
+    /// Measure Orchestratum beside its peers and beside the hand-written ceiling.
+    Bench(bench::Arguments),
     /// Check formatting, lints, documentation, and each database feature alone.
     Ci,
 }
@@ -31,6 +34,7 @@ enum Task {
 fn main() -> ExitCode {
     let verdict = match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Ci => ci::run(),
     };
     match verdict {

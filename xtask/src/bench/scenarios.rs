@@ -1,0 +1,236 @@
+//! What is measured, one file a scenario, and the order of programs and runs.
+
+mod append;
+mod backlog;
+mod drain;
+mod pickup;
+mod snapshot;
+mod steady;
+mod sustained;
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::database::{Database, Fresh};
+use super::measurement::Measurement;
+use super::process::Process;
+use super::programs::{self, Program};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// Appends: one by one, from 64 tasks, many at once, in the caller's transaction.
+    Append,
+    /// Waiting no-op commands, until all are durably done; 1, 2 and 4 processes.
+    Drain,
+    /// The highest rate at which the backlog stays flat, then half and four fifths of it.
+    Sustained,
+    /// From append to start on an idle worker, in the same process and in another one.
+    Pickup,
+    /// The rate with much waiting, scheduled, unknown or ended beside it.
+    Backlog,
+    /// Rounds of drains while another session holds an old snapshot.
+    Snapshot,
+    /// A thousand commands that each await two seconds.
+    Long,
+    /// What an idle worker costs.
+    Idle,
+}
+
+pub(crate) fn wanted(named: &[Scenario], quick: bool) -> Vec<Scenario> {
+    use Scenario as S;
+    match (named, quick) {
+        ([], false) => {
+            vec![S::Append, S::Drain, S::Sustained, S::Pickup, S::Backlog, S::Snapshot, S::Long, S::Idle]
+        }
+        ([], true) => vec![S::Append, S::Drain, S::Pickup],
+        (named, _) => named.to_vec(),
+    }
+}
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) quick: bool,
+    pub(crate) runs: u32,
+    /// How long a drain should last.
+    pub(crate) drain: Duration,
+    /// How long a steady rate is held.
+    pub(crate) hold: Duration,
+    pub(crate) samples: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(quick: bool, runs: Option<u32>) -> Self {
+        if quick {
+            let drain = Duration::from_secs(3);
+            Self { quick, runs: runs.unwrap_or(1), drain, hold: Duration::from_secs(5), samples: 50 }
+        } else {
+            let (drain, hold) = (Duration::from_secs(10), Duration::from_secs(60));
+            Self { quick, runs: runs.unwrap_or(3), drain, hold, samples: 200 }
+        }
+    }
+}
+
+pub(crate) struct Bench<'a> {
+    pub(crate) database: &'a Database,
+    pub(crate) programs: Vec<Program>,
+    pub(crate) plan: Plan,
+    pub(crate) measurements: Vec<Measurement>,
+}
+
+/// A figure of one run.
+pub(crate) struct Figure {
+    pub(crate) case: String,
+    pub(crate) metric: &'static str,
+    pub(crate) value: f64,
+    pub(crate) n: u64,
+}
+
+impl Figure {
+    pub(crate) fn new(case: impl Into<String>, metric: &'static str, value: f64, n: u64) -> Self {
+        Self { case: case.into(), metric, value, n }
+    }
+}
+
+impl Bench<'_> {
+    pub(crate) fn run(&mut self, scenario: Scenario) -> Result<()> {
+        let plan = self.plan;
+        match scenario {
+            Scenario::Append => self.each("append", &|_| true, &|subject| append::measure(subject, plan)),
+            Scenario::Drain => self.each("drain", &|_| true, &|subject| drain::measure(subject, plan)),
+            Scenario::Sustained => self.once("sustained", &|_| true, &|subject| sustained::measure(subject, plan)),
+            Scenario::Pickup => self.each("pickup", &|_| true, &|subject| pickup::measure(subject, plan)),
+            Scenario::Backlog => self.once("backlog", &is_ours, &|subject| backlog::measure(subject, plan)),
+            Scenario::Snapshot => self.once("snapshot", &|_| true, &|subject| snapshot::measure(subject, plan)),
+            Scenario::Long => self.once("long", &is_ours, &steady::long),
+            Scenario::Idle => self.once("idle", &is_ours, &|subject| steady::idle(subject, plan)),
+        }
+    }
+
+    /// Lets every program and variant take its turn, as often as there are runs.
+    fn each(
+        &mut self,
+        scenario: &'static str,
+        wanted: &dyn Fn(&Program) -> bool,
+        measure: &dyn Fn(&Subject<'_>) -> Result<Vec<Figure>>,
+    ) -> Result<()> {
+        for run in 1..=self.plan.runs {
+            for program in self.programs.clone().iter().filter(|program| wanted(program)) {
+                for variant in program.variants {
+                    let subject = Subject { database: self.database, program, variant, version: RefCell::default() };
+                    self.note(scenario, &subject, run, measure(&subject))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, once: for what lasts minutes.
+    fn once(
+        &mut self,
+        scenario: &'static str,
+        wanted: &dyn Fn(&Program) -> bool,
+        measure: &dyn Fn(&Subject<'_>) -> Result<Vec<Figure>>,
+    ) -> Result<()> {
+        let runs = std::mem::replace(&mut self.plan.runs, 1);
+        let result = self.each(scenario, wanted, measure);
+        self.plan.runs = runs;
+        result
+    }
+
+    fn note(
+        &mut self,
+        scenario: &'static str,
+        subject: &Subject<'_>,
+        run: u32,
+        figures: Result<Vec<Figure>>,
+    ) -> Result<()> {
+        let (database, name, variant) = (self.database.kind.name(), subject.program.name, subject.variant);
+        let figures = match figures {
+            Ok(figures) => figures,
+            Err(error) if programs::is_judged(name) => {
+                return Err(error.context(format!("{scenario} of {name} ({variant}) on {database}")));
+            }
+            Err(error) => {
+                println!("{database} {scenario}: {name} ({variant}) gave no result: {error:#}");
+                return Ok(());
+            }
+        };
+        for figure in figures {
+            if matches!(figure.metric, "jobs_per_s" | "p50_ms" | "wrong" | "statements_per_min") {
+                println!(
+                    "{database} {scenario} {}, run {run}: {name} ({variant}) {} {:.2}",
+                    figure.case, figure.metric, figure.value
+                );
+            }
+            self.measurements.push(Measurement {
+                scenario,
+                case: figure.case,
+                database,
+                program: name.to_owned(),
+                variant,
+                metric: figure.metric,
+                value: figure.value,
+                n: figure.n,
+                run,
+                version: subject.version.borrow().clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn is_ours(program: &Program) -> bool {
+    program.name == "orchestratum"
+}
+
+/// A program under one of its settings.
+pub(crate) struct Subject<'a> {
+    pub(crate) database: &'a Database,
+    pub(crate) program: &'a Program,
+    pub(crate) variant: &'static str,
+    /// As the program has told it.
+    version: RefCell<String>,
+}
+
+impl Subject<'_> {
+    /// A fresh database with the program's tables.
+    fn set_up(&self) -> Result<Fresh> {
+        let fresh = self.database.fresh()?;
+        self.perform(&fresh, "set-up", &[])?;
+        Ok(fresh)
+    }
+
+    /// Starts the program on a task; it waits for `go`.
+    fn start(&self, fresh: &Fresh, task: &str, options: &[(&str, String)]) -> Result<Process> {
+        let mut arguments: Vec<String> =
+            [task, "--url", &fresh.url, "--variant", self.variant].map(str::to_owned).to_vec();
+        for (name, value) in options {
+            arguments.extend([format!("--{name}"), value.clone()]);
+        }
+        let process = Process::start(&self.program.command, &arguments)?;
+        self.version.replace(process.version.clone());
+        Ok(process)
+    }
+
+    /// Lets the program do a task that ends by itself. Returns what it says of it.
+    fn perform(&self, fresh: &Fresh, task: &str, options: &[(&str, String)]) -> Result<Value> {
+        let mut process = self.start(fresh, task, options)?;
+        process.tell("go")?;
+        let said = match task {
+            "append" => process.hear("appended", Duration::from_secs(600))?,
+            _ => process.hear("done", Duration::from_secs(900))?,
+        };
+        process.stop()?;
+        Ok(said)
+    }
+
+    /// Appends commands `from` to `to` the fast way, and lets the server settle.
+    fn fill(&self, fresh: &Fresh, from: u64, to: u64) -> Result<()> {
+        self.perform(fresh, "append", &[("from", from.to_string()), ("n", to.to_string())])?;
+        self.database.settle(fresh)
+    }
+}

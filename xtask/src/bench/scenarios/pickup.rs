@@ -1,0 +1,61 @@
+//! From just before the append to the start of the handler, one command at a time.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{Figure, Plan, Subject};
+use crate::bench::measurement::{lossy, quantile};
+use crate::bench::process::times;
+
+pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
+    let mut figures = same_process(subject, plan)?;
+    if matches!(subject.program.name, "orchestratum" | "raw") {
+        figures.extend(other_process(subject, plan)?);
+    }
+    Ok(figures)
+}
+
+fn same_process(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
+    let fresh = subject.set_up()?;
+    let mut process = subject.start(&fresh, "pickup", &[("n", plan.samples.to_string())])?;
+    process.tell("go")?;
+    let said = process.hear("latencies_ns", Duration::from_secs(600))?;
+    process.stop()?;
+    let latencies: Vec<f64> =
+        said["latencies_ns"].as_array().context("a list")?.iter().filter_map(serde_json::Value::as_f64).collect();
+    let missing = said["missing"].as_f64().unwrap_or_default();
+    Ok(quantiles("same process", &latencies, missing))
+}
+
+fn other_process(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
+    let fresh = subject.set_up()?;
+    let n = plan.samples;
+    let (appended, started) = (subject.database.file("appended"), subject.database.file("started"));
+    let options = |file: &std::path::Path| [("n", n.to_string()), ("times", file.display().to_string())];
+    let mut worker = subject.start(&fresh, "work", &options(&started))?;
+    worker.tell("go")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let mut producer = subject.start(&fresh, "produce", &options(&appended))?;
+    producer.tell("go")?;
+    producer.hear("done", Duration::from_secs(600))?;
+    producer.stop()?;
+    std::thread::sleep(Duration::from_secs(2));
+    worker.stop()?;
+    let pairs = std::iter::zip(times(&appended)?, times(&started)?);
+    let latencies: Vec<f64> =
+        pairs.filter(|(_, started)| *started > 0).map(|(appended, started)| lossy(started - appended)).collect();
+    let missing = lossy(n) - lossy(latencies.len() as u64);
+    Ok(quantiles("other process", &latencies, missing))
+}
+
+fn quantiles(case: &str, latencies_ns: &[f64], missing: f64) -> Vec<Figure> {
+    let n = latencies_ns.len() as u64;
+    let ms = |share| quantile(latencies_ns, share) / 1e6;
+    vec![
+        Figure::new(case, "p50_ms", ms(0.5), n),
+        Figure::new(case, "p95_ms", ms(0.95), n),
+        Figure::new(case, "p99_ms", ms(0.99), n),
+        Figure::new(case, "wrong", missing, n),
+    ]
+}

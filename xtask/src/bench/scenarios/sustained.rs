@@ -1,0 +1,108 @@
+//! Appends and completions at the same time.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Figure, Plan, Subject};
+use crate::bench::measurement::{lossy, quantile};
+use crate::bench::process::{counts, times};
+
+/// What may be left when the last append has returned: a quarter of a second's commands.
+const FLAT: f64 = 0.25;
+
+pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
+    let flat = highest_flat_rate(subject, plan)?;
+    let mut figures = vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)];
+    if subject.program.name != "orchestratum" {
+        return Ok(figures);
+    }
+    for share in [50, 80] {
+        figures.extend(hold(subject, flat * share / 100, plan.hold, share)?);
+    }
+    Ok(figures)
+}
+
+/// Doubles until the backlog grows, then halves the distance four times.
+fn highest_flat_rate(subject: &Subject<'_>, plan: Plan) -> Result<u64> {
+    let seconds = if plan.quick { 2 } else { 5 };
+    let (mut flat, mut steep) = (0, 500);
+    while is_flat(subject, steep, seconds)? {
+        (flat, steep) = (steep, steep * 2);
+    }
+    for _ in 0..4 {
+        let rate = u64::midpoint(flat, steep);
+        if is_flat(subject, rate, seconds)? {
+            flat = rate;
+        } else {
+            steep = rate;
+        }
+    }
+    Ok(flat)
+}
+
+fn is_flat(subject: &Subject<'_>, rate: u64, seconds: u64) -> Result<bool> {
+    let fresh = subject.set_up()?;
+    let n = ("n", (rate * seconds).to_string());
+    let mut worker = subject.start(&fresh, "work", std::slice::from_ref(&n))?;
+    let mut producer = subject.start(&fresh, "produce", &[n, ("rate", rate.to_string())])?;
+    worker.tell("go")?;
+    std::thread::sleep(Duration::from_millis(500));
+    producer.tell("go")?;
+    let started = std::time::Instant::now();
+    // A producer that cannot keep the pace says so, or is late.
+    let kept_pace = producer.hear("done", Duration::from_secs(4 * seconds + 30)).is_ok()
+        && started.elapsed().as_secs_f64() < lossy(seconds) + FLAT;
+    let left = worker.left()?;
+    drop(producer);
+    worker.stop()?;
+    Ok(kept_pace && lossy(left) <= lossy(rate) * FLAT)
+}
+
+/// Holds a rate, and tells how long commands took from append to start and to durable completion.
+fn hold(subject: &Subject<'_>, rate: u64, time: Duration, share: u64) -> Result<Vec<Figure>> {
+    let fresh = subject.set_up()?;
+    let n = rate * time.as_secs();
+    let file = |name: &str| subject.database.file(name);
+    let (appended, started, finished, ledger) = (file("appended"), file("started"), file("finished"), file("ledger"));
+    let option = |name: &'static str, path: &std::path::Path| (name, path.display().to_string());
+    let number = ("n", n.to_string());
+    let options = [number.clone(), option("times", &started), option("finished", &finished), option("ledger", &ledger)];
+    let mut worker = subject.start(&fresh, "work", &options)?;
+    let options = [number, option("times", &appended), ("rate", rate.to_string())];
+    let mut producer = subject.start(&fresh, "produce", &options)?;
+    worker.tell("go")?;
+    std::thread::sleep(Duration::from_secs(1));
+    producer.tell("go")?;
+    producer.hear("done", time * 2 + Duration::from_secs(30))?;
+    producer.stop()?;
+    for _ in 0..1_000 {
+        if worker.left()? == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    worker.stop()?;
+    let wrong = counts(&[ledger], n)?.iter().filter(|count| **count != 1).count() as u64;
+    let appended = times(&appended)?;
+    let since = |times: Vec<u64>| -> Vec<f64> {
+        let pairs = std::iter::zip(&appended, times).filter(|(_, time)| *time > 0);
+        pairs.map(|(appended, time)| lossy(time.saturating_sub(*appended)) / 1e6).collect()
+    };
+    let (starts, ends) = (since(times(&started)?), since(times(&finished)?));
+    if ends.is_empty() {
+        bail!("no completion was watched");
+    }
+    let case = format!("{share} % of the flat rate");
+    Ok(vec![
+        Figure::new(&case, "jobs_per_s", lossy(rate), n),
+        Figure::new(&case, "start_p50_ms", quantile(&starts, 0.5), n),
+        Figure::new(&case, "start_p95_ms", quantile(&starts, 0.95), n),
+        Figure::new(&case, "start_p99_ms", quantile(&starts, 0.99), n),
+        Figure::new(&case, "p50_ms", quantile(&ends, 0.5), n),
+        Figure::new(&case, "p95_ms", quantile(&ends, 0.95), n),
+        Figure::new(&case, "p99_ms", quantile(&ends, 0.99), n),
+        Figure::new(&case, "wrong", lossy(wrong), n),
+    ])
+}
