@@ -54,7 +54,9 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
     let options = match dialect {
         Dialect::MariaDb => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
         Dialect::MySql => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
-        Dialect::Postgres | Dialect::Sqlite => "",
+        // The row lives in the tree of its primary key, instead of in a second tree beside it.
+        Dialect::Sqlite => " WITHOUT ROWID",
+        Dialect::Postgres => "",
     };
     let words = [
         ("{uuid}", word("uuid", "binary(16)", "uuid_text")),
@@ -70,7 +72,7 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
             word(
                 " WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)",
                 "{options}",
-                "",
+                "{options}",
             ),
         ),
         ("{options}", options),

@@ -50,7 +50,7 @@ pub(crate) struct Config {
     pub(crate) payload_limit: usize,
     /// How long `shutdown` lets running commands finish. 25 s: process managers usually kill after 30.
     pub(crate) shutdown_grace: Duration,
-    /// Connections of the engine, beside the heartbeat's. 3: a claim, a completion and housekeeping at a time.
+    /// Connections of the engine, beside the heartbeat's. 4: two claims and two completions at a time.
     pub(crate) engine_connections: u32,
     /// Whether to do without `LISTEN` and cached prepared statements, behind a transaction pooler.
     pub(crate) poll_only: bool,
@@ -77,7 +77,7 @@ impl Default for Config {
             keep_failed: Some(30 * DAY),
             payload_limit: 1024 * 1024,
             shutdown_grace: Duration::from_secs(25),
-            engine_connections: 3,
+            engine_connections: 4,
             poll_only: false,
             instance_name: None,
         }

@@ -85,13 +85,13 @@ impl Context {
     /// The key of the command; empty in process.
     #[must_use]
     pub fn key(&self) -> &str {
-        self.attempt.as_ref().map_or("", |attempt| &attempt.claimed.key)
+        self.attempt.as_ref().map_or("", |attempt| &attempt.claimed.lane.key)
     }
 
     /// The queue that the command runs in; empty in process.
     #[must_use]
     pub fn queue(&self) -> &str {
-        self.attempt.as_ref().map_or("", |attempt| &attempt.claimed.queue)
+        self.attempt.as_ref().map_or("", |attempt| &attempt.claimed.lane.queue)
     }
 
     /// How long the attempt may run; `None` in process.
@@ -106,7 +106,7 @@ impl Context {
     /// [`Error::MissingService`]. Better found at start: the mediator checks the services of its handlers at `build()`.
     pub fn service<T: ?Sized + Send + Sync + 'static>(&self) -> Result<Arc<T>> {
         let wanted_by = match &self.attempt {
-            Some(attempt) => format!("the executor of `{}`", attempt.claimed.key),
+            Some(attempt) => format!("the executor of `{}`", attempt.claimed.lane.key),
             None => "a handler".to_owned(),
         };
         self.services.get(&wanted_by)
@@ -152,7 +152,7 @@ impl Context {
         let Some(attempt) = &self.attempt else {
             return Ok(());
         };
-        let key = &attempt.claimed.key;
+        let key = &attempt.claimed.lane.key;
         let output = write_output(key, &output)?;
         let (bytes, limit) = (output.as_ref().map_or(0, String::len), attempt.shared.config.payload_limit);
         if bytes > limit {

@@ -64,6 +64,12 @@ pub(crate) struct Finished {
     pub(crate) completed_in: bool,
 }
 
+impl AsRef<Report> for Finished {
+    fn as_ref(&self) -> &Report {
+        &self.report
+    }
+}
+
 /// Why a handler was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -116,7 +122,7 @@ impl Attempt {
         let started = Instant::now();
         self.running().started = Some(started);
         let span = tracing::info_span!(
-            "orchestratum.attempt", id = %self.lease.id, key = %self.claimed.key, attempt = self.lease.attempt
+            "orchestratum.attempt", id = %self.lease.id, key = %self.claimed.lane.key, attempt = self.lease.attempt
         );
         let context = Context::durable(Arc::clone(&self.shared.services), Arc::clone(&self));
         // Whatever the application's code panics in, its future's `drop` and its error's `Display` included.
@@ -131,7 +137,7 @@ impl Attempt {
     }
 
     async fn execute(&self, context: Context) -> Ending {
-        let Some(executor) = self.shared.registry.get(&self.claimed.key) else {
+        let Some(executor) = self.shared.registry.get(&self.claimed.lane.key) else {
             return Ending::GivenBack;
         };
         let run = executor.run.clone();
@@ -193,13 +199,13 @@ impl Attempt {
 
     /// The report of an ending, with the follow-ups that depend on the output.
     pub(crate) fn report(&self, ending: Ending) -> Result<Report> {
-        let executor = self.shared.registry.get(&self.claimed.key);
+        let executor = self.shared.registry.get(&self.claimed.lane.key);
         let mut on_success = Vec::new();
         if let (Ending::Completed(output), Some(compute)) = (&ending, executor.and_then(|e| e.on_success.as_ref())) {
             let output = output.as_deref().unwrap_or("null");
             let commands =
                 compute(&self.claimed.payload, output).map_err(|error| crate::error::Error::InvalidCommand {
-                    key: self.claimed.key.clone(),
+                    key: self.claimed.lane.key.clone(),
                     option: "on_success",
                     problem: format!("{error:#}"),
                 })?;
@@ -226,7 +232,7 @@ impl Attempt {
     /// The wait before a retry: the key's own function, or the command's policy, or the orchestrator's.
     fn retry_delay(&self) -> Duration {
         let used = self.claimed.failures;
-        let executor = self.shared.registry.get(&self.claimed.key);
+        let executor = self.shared.registry.get(&self.claimed.lane.key);
         if let Some(delay) = executor.and_then(|executor| executor.retry_delay.as_ref()) {
             // The application's function may panic; then the policy decides.
             if let Ok(delay) = std::panic::catch_unwind(AssertUnwindSafe(|| (delay.0)(used))) {

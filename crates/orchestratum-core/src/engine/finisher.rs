@@ -1,8 +1,9 @@
 //! The finisher: writes endings to the database, as many at a time as have gathered meanwhile.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 
 use crate::appender::announce;
@@ -15,8 +16,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
-use crate::store::claim::Lane;
-use crate::store::settle::{Report, Settled};
+use crate::store::settle::Settled;
 
 /// The settling loop.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Settler {
     pub(crate) holdings: Arc<Holdings>,
     /// The poller that waits when too much is unsettled.
     pub(crate) wake: Arc<PollerWake>,
+    /// Shared by the transactions under way: one outage is told once.
+    pub(crate) backoff: Arc<Mutex<Backoff>>,
 }
 
 /// The most endings in one transaction. While one is under way the next gather, so that batches grow with the load and
@@ -43,23 +45,45 @@ const MAX_BATCH: usize = 2_000;
 /// below the time that an answer may take.
 const MAX_DECISIONS: usize = 100;
 
+/// How many endings must have gathered before they are settled beside a transaction that is under way: a commit waits
+/// for the disk, and the database can work meanwhile, but small transactions cost more than they gain.
+const WORTH_A_SECOND: usize = 200;
+
 impl Finisher {
     /// Runs until every attempt has reported and been settled. No error ends it.
     pub(crate) async fn run(mut self) {
-        let mut finished = Vec::with_capacity(MAX_BATCH);
-        let mut backoff = Backoff::new("finisher");
-        while self.reports.recv_many(&mut finished, MAX_BATCH).await > 0 {
-            let attempts: Vec<Arc<Attempt>> = finished.iter().map(|finished| Arc::clone(&finished.attempt)).collect();
-            let batch = self.settler.settle_all(std::mem::take(&mut finished), &mut backoff);
-            if let Err(error) = Box::pin(guarded(batch)).await {
-                self.settler.lose(&attempts, &error);
+        let at_once = self.settler.store.backend.transactions_at_once();
+        let mut under_way = FuturesUnordered::new();
+        let mut gathered = Vec::with_capacity(MAX_BATCH);
+        let mut open = true;
+        while open || !under_way.is_empty() {
+            tokio::select! {
+                Some(()) = under_way.next() => {}
+                count = self.reports.recv_many(&mut gathered, MAX_BATCH), if open && gathered.len() < MAX_BATCH => {
+                    open = count > 0;
+                }
+            }
+            let worth_it = match under_way.len() {
+                0 => !gathered.is_empty(),
+                busy => busy < at_once && gathered.len() >= WORTH_A_SECOND,
+            };
+            if worth_it {
+                let rest = gathered.split_off(gathered.len().min(MAX_BATCH));
+                under_way.push(self.settler.clone().settle_batch(std::mem::replace(&mut gathered, rest)));
             }
         }
     }
 }
 
 impl Settler {
-    async fn settle_all(&self, finished: Vec<Finished>, backoff: &mut Backoff) -> Result<()> {
+    async fn settle_batch(self, finished: Vec<Finished>) {
+        let attempts: Vec<Arc<Attempt>> = finished.iter().map(|finished| Arc::clone(&finished.attempt)).collect();
+        if let Err(error) = Box::pin(guarded(self.settle_all(finished))).await {
+            self.lose(&attempts, &error);
+        }
+    }
+
+    async fn settle_all(&self, finished: Vec<Finished>) -> Result<()> {
         let (in_own_transaction, finished): (Vec<_>, Vec<_>) =
             finished.into_iter().partition(|finished| finished.completed_in);
         for finished in in_own_transaction {
@@ -68,12 +92,16 @@ impl Settler {
         }
         let (completed, mut others): (Vec<_>, Vec<_>) =
             finished.into_iter().partition(|finished| matches!(finished.report.ending, Ending::Completed(_)));
-        self.settle(completed, backoff).await;
+        self.settle(completed).await;
         while !others.is_empty() {
             let rest = others.split_off(others.len().min(MAX_DECISIONS));
-            self.settle(std::mem::replace(&mut others, rest), backoff).await;
+            self.settle(std::mem::replace(&mut others, rest)).await;
         }
         Ok(())
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spawn(&self, attempt: Arc<Attempt>, settling: impl Future<Output = ()> + Send + 'static) {
@@ -106,14 +134,15 @@ impl Settler {
 
     /// Settles a batch. One that the database refuses, or that waits for somebody's lock, is halved until the bad one
     /// is alone; that one is settled in a task of its own, so that the others do not wait for it.
-    async fn settle(&self, mut finished: Vec<Finished>, backoff: &mut Backoff) {
+    async fn settle(&self, mut finished: Vec<Finished>) {
         while !finished.is_empty() {
-            let Err(error) = self.settle_once(&finished).await else { return backoff.succeeded() };
+            let Err(error) = self.settle_once(&finished).await else { return self.backoff().succeeded() };
             if !is_about_the_batch(&error) {
-                tokio::time::sleep(backoff.failed(&error)).await;
+                let wait = self.backoff().failed(&error);
+                tokio::time::sleep(wait).await;
             } else if finished.len() > 1 {
                 let half = finished.split_off(finished.len() / 2);
-                Box::pin(self.settle(half, backoff)).await;
+                Box::pin(self.settle(half)).await;
             } else if let Some(alone) = finished.pop() {
                 self.spawn(Arc::clone(&alone.attempt), self.clone().settle_alone(alone));
             }
@@ -121,8 +150,7 @@ impl Settler {
     }
 
     async fn settle_once(&self, finished: &[Finished]) -> Result<()> {
-        let reports: Vec<Report> = finished.iter().map(|finished| finished.report.clone()).collect();
-        let settled = answer(&self.store, &self.shared.config, self.store.settle(&reports)).await?;
+        let settled = answer(&self.store, &self.shared.config, self.store.settle(finished)).await?;
         // Whatever telling runs into, these are settled.
         self.forget(finished);
         self.tell(finished, &settled);
@@ -213,7 +241,7 @@ impl Settler {
 
     fn tell_one(&self, finished: &Finished, settled: Settled) {
         let (report, claimed) = (&finished.report, &finished.attempt.claimed);
-        let (id, key, attempt) = (claimed.id, claimed.key.as_str(), claimed.attempt);
+        let (id, key, attempt) = (claimed.id, claimed.lane.key.as_str(), claimed.attempt);
         match settled {
             Settled::Now(State::Completed) => {
                 tracing::debug!(name: "orchestratum.complete", %id, key, attempt, "completed");
@@ -239,8 +267,7 @@ impl Settler {
                         name: "orchestratum.retry", %id, key, attempt, ?delay, ending = ?report.ending, "will be retried"
                     );
                 }
-                let lane = Lane { queue: claimed.queue.clone(), key: claimed.key.clone(), priority: claimed.priority };
-                self.shared.wake.lane(&lane, delay);
+                self.shared.wake.lane(&claimed.lane, delay);
             }
             Settled::LeaseLost => {
                 tracing::warn!(

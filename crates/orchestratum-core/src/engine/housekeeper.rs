@@ -151,7 +151,7 @@ impl Housekeeper {
             }
             if attempt.is_stuck(STUCK_PATIENCE) {
                 tracing::error!(
-                    name: "orchestratum.attempt.stuck", id = %attempt.lease.id, key = %attempt.claimed.key,
+                    name: "orchestratum.attempt.stuck", id = %attempt.lease.id, key = %attempt.claimed.lane.key,
                     "ran past its timeout and blocks its thread; use `spawn_blocking` in the handler"
                 );
                 attempt.abort(Ending::TimedOut);

@@ -10,6 +10,11 @@ use crate::instant::Timestamp;
 use crate::store::claim::{Head, Lane};
 
 /// What the poller knows of the lanes that it serves. A guess, refreshed by each survey.
+///
+/// In a streak of full claims the next one begins where the last one ended: what lies before is gone, but its index
+/// entries stay until they are vacuumed, which an old snapshot elsewhere can put off for hours. What comes to lie there
+/// later (a command given back, a transaction that was long in coming) is found by a look from the start: at the end of
+/// a streak, and once a second in it, or as seldom as it takes to spend a twentieth of the time on it.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: HashMap<Lane, State>,
@@ -18,10 +23,26 @@ pub(crate) struct Lanes {
 
 #[derive(Debug, Clone, Copy)]
 struct State {
-    /// When the lane's next command is due; `None`: not before a signal or the next survey.
-    due: Option<Instant>,
-    /// Commands due before this were claimed in the current streak of full claims.
-    after: Timestamp,
+    /// When to look for a command of which the last look from the start cannot have known.
+    wanted: Option<Instant>,
+    /// Where the current streak of full claims has come to; `None`: there is no streak.
+    reached: Option<Timestamp>,
+    /// When the lane last had its turn.
+    turn: Instant,
+    /// When the lane was last read from its start, and how long that took.
+    looked: Option<(Instant, Duration)>,
+    /// Claims under way.
+    claims: usize,
+}
+
+/// A claim to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pick {
+    pub(crate) lane: Lane,
+    /// From where on to read the lane.
+    pub(crate) after: Timestamp,
+    /// How many commands to take at most.
+    pub(crate) room: usize,
 }
 
 /// A lane that got a command inside of a transaction of this process.
@@ -35,6 +56,10 @@ struct Armed {
 
 /// From the start of the lane.
 const FROM_START: Timestamp = Timestamp::from_micros(i64::MIN);
+/// How often a lane in a streak is read from its start.
+const LOOK_FROM_START: Duration = Duration::from_secs(1);
+/// How much longer than such a look the time between two of them is at least.
+const LOOK_COST: u32 = 20;
 
 /// The first look after an append in a transaction; most commit at once.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -46,18 +71,18 @@ impl Lanes {
     /// Takes over what a survey has found; lanes that it did not find have nothing.
     pub(crate) fn learn(&mut self, heads: impl Iterator<Item = Head>) {
         let now = Instant::now();
-        let mut lanes = HashMap::new();
+        let mut known = std::mem::take(&mut self.lanes);
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
-            lanes.insert(head.lane, State { due: now.checked_add(wait), after: FROM_START });
+            let state = known.remove(&head.lane).unwrap_or(State::new(now));
+            self.lanes.insert(head.lane, State { wanted: now.checked_add(wait), ..state });
         }
-        self.lanes = lanes;
+        self.lanes.extend(known.into_iter().filter(|(_, state)| state.claims > 0));
     }
 
     pub(crate) fn hint(&mut self, lane: Lane, due: Instant) {
-        let state = self.lanes.entry(lane).or_insert(State { due: None, after: FROM_START });
-        state.due = Some(state.due.map_or(due, |known| known.min(due)));
-        state.after = FROM_START;
+        let state = self.lanes.entry(lane).or_insert_with(|| State::new(due));
+        state.wanted = Some(state.wanted.map_or(due, |known| known.min(due)));
     }
 
     /// Starts, or starts again, to look out for commands whose transaction may commit at any time.
@@ -82,58 +107,89 @@ impl Lanes {
         }
     }
 
-    /// The lane to claim from next: of those that are due and have `room`, the one with the highest priority, then the
-    /// one that has waited longest.
-    pub(crate) fn pick(&mut self, mut room: impl FnMut(&str) -> usize) -> Option<(Lane, Timestamp, usize)> {
+    /// The claim to make next: of the lanes that are due and have `room`, from the one with the highest priority, then
+    /// the one that has waited longest.
+    ///
+    /// The claim counts as under way until [`took`](Self::took) or [`failed`](Self::failed).
+    pub(crate) fn pick(&mut self, mut room: impl FnMut(&str) -> usize) -> Option<Pick> {
         let now = Instant::now();
         self.look_at_armed(now);
-        let mut best: Option<(&Lane, &State, usize)> = None;
+        let mut best: Option<(&Lane, Instant, usize)> = None;
         for (lane, state) in &self.lanes {
-            let Some(due) = state.due.filter(|due| *due <= now) else {
-                continue;
-            };
-            let better = best.is_none_or(|(other, other_state, _)| {
-                (other.priority, std::cmp::Reverse(other_state.due)) < (lane.priority, std::cmp::Reverse(Some(due)))
+            let Some(due) = state.due().filter(|due| *due <= now) else { continue };
+            let better = best.is_none_or(|(other, other_due, _)| {
+                (other.priority, std::cmp::Reverse(other_due)) < (lane.priority, std::cmp::Reverse(due))
             });
             if better {
                 let room = room(&lane.queue);
                 if room > 0 {
-                    best = Some((lane, state, room));
+                    best = Some((lane, due, room));
                 }
             }
         }
-        best.map(|(lane, state, room)| (lane.clone(), state.after, room))
+        let (lane, _, room) = best?;
+        let lane = lane.clone();
+        let state = self.lanes.get_mut(&lane)?;
+        let after = state.reached.filter(|_| state.claims > 0 || !state.may_look_from_start(now));
+        if after.is_none() {
+            state.looked = Some((now, Duration::ZERO));
+            state.wanted = state.wanted.filter(|wanted| *wanted > now);
+        }
+        state.claims += 1;
+        state.turn = now;
+        Some(Pick { lane, after: after.unwrap_or(FROM_START), room })
     }
 
     /// Lanes that are due but were left out because their queue has no room.
     pub(crate) fn waiting_for_room(&self) -> Vec<&str> {
         let now = Instant::now();
-        let due = self.lanes.iter().filter(|(_, state)| state.due.is_some_and(|due| due <= now));
+        let due = self.lanes.iter().filter(|(_, state)| state.due().is_some_and(|due| due <= now));
         let mut queues: Vec<&str> = due.map(|(lane, _)| lane.queue.as_str()).collect();
         queues.sort_unstable();
         queues.dedup();
         queues
     }
 
-    /// The claim took as many as it could: there may be more after `last`.
-    pub(crate) fn took_all_it_could(&mut self, lane: &Lane, last: Timestamp) {
-        if let Some(state) = self.lanes.get_mut(lane) {
-            // Behind the other lanes of the same priority, so that they take turns.
-            *state = State { due: Some(Instant::now()), after: last };
+    /// A claim took so many commands, the last one due at `last`. `true`: the lane has nothing more that is due.
+    pub(crate) fn took(&mut self, pick: &Pick, count: usize, last: Option<Timestamp>) -> bool {
+        let now = Instant::now();
+        let Some(state) = self.lanes.get_mut(&pick.lane) else { return true };
+        state.claims = state.claims.saturating_sub(1);
+        let from_start = pick.after == FROM_START;
+        if let (true, Some((since, cost))) = (from_start, &mut state.looked) {
+            *cost = now.duration_since(*since);
+        }
+        match last.filter(|_| count >= pick.room) {
+            // Of two claims at once the later answer may be that of the earlier one.
+            Some(last) if !from_start => state.reached = state.reached.max(Some(last)),
+            Some(last) => state.reached = Some(last),
+            None => state.reached = None,
+        }
+        if state.reached.is_none() && !from_start {
+            let look = state.next_look_from_start().map_or(now, |next| next.max(now));
+            state.wanted = Some(state.wanted.map_or(look, |wanted| wanted.min(look)));
+        }
+        state.reached.is_none() && from_start
+    }
+
+    /// A claim failed; what it would have found is still to be looked for.
+    pub(crate) fn failed(&mut self, pick: &Pick) {
+        if let Some(state) = self.lanes.get_mut(&pick.lane) {
+            *state = State { claims: state.claims.saturating_sub(1), ..State::new(Instant::now()) };
         }
     }
 
-    /// The claim found fewer than it could have taken.
-    pub(crate) fn ran_dry(&mut self, lane: &Lane) {
-        if let Some(state) = self.lanes.get_mut(lane) {
-            *state = State { due: None, after: FROM_START };
+    /// No claim is under way: what those that were would have found is still to be looked for.
+    pub(crate) fn all_failed(&mut self) {
+        for state in self.lanes.values_mut().filter(|state| state.claims > 0) {
+            *state = State::new(Instant::now());
         }
     }
 
     /// When the next lane is due, if one is known to be.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
-        let due = self.lanes.values().filter_map(|state| state.due).filter(|due| *due > now);
+        let due = self.lanes.values().filter_map(State::due).filter(|due| *due > now);
         due.chain(self.armed.values().map(|armed| armed.next)).filter(|due| *due > now).min()
     }
 
@@ -155,6 +211,31 @@ impl Lanes {
     }
 }
 
+impl State {
+    const fn new(wanted: Instant) -> Self {
+        Self { wanted: Some(wanted), reached: None, turn: wanted, looked: None, claims: 0 }
+    }
+
+    /// When the next claim is to be made. A lane gets a second claim at once only in a streak: otherwise the first
+    /// takes all there is.
+    fn due(&self) -> Option<Instant> {
+        match self.reached {
+            Some(_) => Some(self.turn),
+            None => self.wanted.filter(|_| self.claims == 0),
+        }
+    }
+
+    fn next_look_from_start(&self) -> Option<Instant> {
+        self.looked.map(|(since, cost)| since + cost * LOOK_COST)
+    }
+
+    /// Whether a lane in a streak is to be read from its start now.
+    fn may_look_from_start(&self, now: Instant) -> bool {
+        let second = self.looked.is_none_or(|(since, _)| since + LOOK_FROM_START <= now);
+        second && self.next_look_from_start().is_none_or(|next| next <= now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,29 +248,100 @@ mod tests {
         Head { lane: lane(key, priority), due_in_micros }
     }
 
+    fn picked(lanes: &mut Lanes, room: usize) -> Option<(Lane, Timestamp)> {
+        lanes.pick(|_| room).map(|pick| (pick.lane, pick.after))
+    }
+
+    /// A claim of everything there is room for.
+    fn full(lanes: &mut Lanes, last: i64) -> Pick {
+        let pick = lanes.pick(|_| 1).unwrap();
+        lanes.took(&pick, 1, Some(Timestamp::from_micros(last)));
+        pick
+    }
+
+    /// A claim that finds nothing.
+    fn empty(lanes: &mut Lanes) -> Pick {
+        let pick = lanes.pick(|_| 1).unwrap();
+        lanes.took(&pick, 0, None);
+        pick
+    }
+
     #[test]
     fn a_larger_priority_goes_first_and_what_is_not_due_goes_not_at_all() {
         let mut lanes = Lanes::default();
         lanes.learn([head("a", 0, -5), head("b", 7, 0), head("c", 9, 60_000_000)].into_iter());
-        let (picked, after, room) = lanes.pick(|_| 10).unwrap();
-        assert_eq!((picked, after, room), (lane("b", 7), FROM_START, 10));
-        lanes.ran_dry(&lane("b", 7));
-        assert_eq!(lanes.pick(|_| 10).unwrap().0, lane("a", 0));
-        lanes.ran_dry(&lane("a", 0));
+        assert_eq!(empty(&mut lanes).lane, lane("b", 7));
+        assert_eq!(empty(&mut lanes).lane, lane("a", 0));
         assert!(lanes.pick(|_| 10).is_none());
         assert!(lanes.next_due().is_some());
     }
 
     #[test]
-    fn lanes_of_one_priority_take_turns() {
+    fn lanes_of_one_priority_take_turns_and_each_goes_on_where_it_was() {
         let mut lanes = Lanes::default();
         lanes.learn([head("a", 0, -5), head("b", 0, -5)].into_iter());
-        let first = lanes.pick(|_| 1).unwrap().0;
-        lanes.took_all_it_could(&first, Timestamp::from_micros(3));
-        let second = lanes.pick(|_| 1).unwrap().0;
+        let first = full(&mut lanes, 3).lane;
+        let second = full(&mut lanes, 4).lane;
         assert_ne!(first, second);
-        lanes.took_all_it_could(&second, Timestamp::from_micros(4));
-        assert_eq!(lanes.pick(|_| 1).unwrap(), (first, Timestamp::from_micros(3), 1));
+        assert_eq!(picked(&mut lanes, 1), Some((first, Timestamp::from_micros(3))));
+        assert_eq!(picked(&mut lanes, 1), Some((second, Timestamp::from_micros(4))));
+    }
+
+    #[test]
+    fn only_a_streak_is_claimed_from_twice_at_once() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        let first = lanes.pick(|_| 1).unwrap();
+        assert!(lanes.pick(|_| 1).is_none());
+        lanes.took(&first, 1, Some(Timestamp::from_micros(1)));
+        let (second, third) = (lanes.pick(|_| 1).unwrap(), lanes.pick(|_| 1).unwrap());
+        lanes.took(&third, 1, Some(Timestamp::from_micros(3)));
+        lanes.took(&second, 1, Some(Timestamp::from_micros(2)));
+        assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), Timestamp::from_micros(3))));
+    }
+
+    #[test]
+    fn a_streak_ends_with_a_look_from_the_start() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        full(&mut lanes, 5);
+        let pick = lanes.pick(|_| 1).unwrap();
+        assert_eq!(pick.after, Timestamp::from_micros(5));
+        assert!(!lanes.took(&pick, 0, None), "something may have come to lie before");
+        let state = lanes.lanes[&lane("a", 0)];
+        assert!(state.wanted.is_some() && state.reached.is_none());
+    }
+
+    #[test]
+    fn a_survey_and_a_hint_do_not_send_a_streak_back_to_its_start() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        full(&mut lanes, 5);
+        lanes.learn([head("a", 0, 0)].into_iter());
+        lanes.hint(lane("a", 0), Instant::now());
+        assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), Timestamp::from_micros(5))));
+    }
+
+    #[test]
+    fn a_hint_that_comes_during_a_claim_is_not_forgotten_when_the_claim_finds_nothing() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        let pick = lanes.pick(|_| 1).unwrap();
+        lanes.hint(lane("a", 0), Instant::now());
+        assert!(lanes.pick(|_| 1).is_none());
+        assert!(lanes.took(&pick, 0, None));
+        assert_eq!(empty(&mut lanes).lane, lane("a", 0));
+        assert!(lanes.pick(|_| 1).is_none());
+    }
+
+    #[test]
+    fn a_failed_claim_is_made_again_from_the_start() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        full(&mut lanes, 5);
+        let pick = lanes.pick(|_| 1).unwrap();
+        lanes.failed(&pick);
+        assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)));
     }
 
     #[test]
@@ -198,7 +350,6 @@ mod tests {
         let (ours, other) = (CommandId::new(), CommandId::new());
         lanes.arm(lane("a", 0), HashSet::from([ours]));
         lanes.saw(&lane("a", 0), std::iter::once(other));
-        lanes.ran_dry(&lane("a", 0));
         assert!(lanes.next_due().is_some());
         lanes.saw(&lane("a", 0), std::iter::once(ours));
         assert!(lanes.next_due().is_none());
@@ -209,7 +360,7 @@ mod tests {
         let mut lanes = Lanes::default();
         let other = Lane { queue: "mail".to_owned(), ..lane("a", 0) };
         lanes.learn([head("a", 9, 0), Head { lane: other.clone(), due_in_micros: 0 }].into_iter());
-        assert_eq!(lanes.pick(|queue| usize::from(queue == "mail")).unwrap().0, other);
         assert_eq!(lanes.waiting_for_room(), ["default", "mail"]);
+        assert_eq!(lanes.pick(|queue| usize::from(queue == "mail")).unwrap().lane, other);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
-use crate::engine::lanes::Lanes;
+use crate::engine::lanes::{Lanes, Pick};
 use crate::engine::slots::Slots;
 use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, answer, guarded, jittered};
@@ -23,7 +24,8 @@ use crate::store::claim::{Claimed, Lane};
 use crate::store::instance::Held;
 use crate::store::settle::Lease;
 
-/// The claiming loop. One a worker: a crowd of claims would only wait for each other.
+/// The claiming loop. One a worker, with two claims under way in a backlog: while the commands of one are started the
+/// database works on the next, and a crowd of claims would only wait for each other.
 #[derive(Debug)]
 pub(crate) struct Poller {
     pub(crate) shared: Arc<Shared>,
@@ -52,8 +54,10 @@ impl Poller {
                     self.next_look(next_survey)
                 }
                 Err(error) => {
-                    // The claim may have happened all the same.
+                    // The claim may have happened all the same; after a panic others are no longer waited for.
                     self.holdings.doubt();
+                    self.slots.release_all();
+                    self.lanes.all_failed();
                     next_survey = Instant::now();
                     let wait = Instant::now() + backoff.failed(&error);
                     tokio::select! {
@@ -84,44 +88,65 @@ impl Poller {
         self.give_back_what_nobody_holds().await?;
         let mut asked = false;
         if *next_survey <= Instant::now() {
-            self.survey().await?;
+            self.survey(next_survey).await?;
             asked = true;
-            *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
         }
-        while let Some(instance) = self.holdings.may_claim() {
-            if self.holdings.unsettled() > self.shared.config.most_unsettled() {
-                // The finisher wakes the poller when it has caught up.
-                break;
+        let mut claims = FuturesUnordered::new();
+        let mut failure = None;
+        loop {
+            while failure.is_none()
+                && claims.len() < self.store.backend.transactions_at_once()
+                && let Some((instance, pick)) = self.pick()
+            {
+                claims.push(claim(Arc::clone(&self.shared), self.store.clone(), instance, pick));
             }
-            let slots = &mut self.slots;
-            let Some((lane, after, room)) = self.lanes.pick(|queue| slots.room(queue)) else {
-                break;
-            };
-            let room = room.min(self.shared.config.claim_batch);
-            let claim = self.store.claim(instance, &lane, after, room);
-            let claimed = answer(&self.store, &self.shared.config, claim).await?;
-            asked = true;
-            let (count, last) = (claimed.len(), claimed.last().map(|command| command.run_at));
-            if count > 0 {
-                self.lanes.saw(&lane, claimed.iter().map(|command| command.id));
-                tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
-                self.start(instance, claimed);
-            }
-            match last {
-                Some(last) if count == room => self.lanes.took_all_it_could(&lane, last),
-                _ => self.ran_dry(&lane).await?,
-            }
-            if self.stopping.is_cancelled() {
-                break;
+            let Some((instance, pick, claimed)) = claims.next().await else { break };
+            match claimed {
+                Ok(claimed) => {
+                    asked = true;
+                    failure = self.took(instance, &pick, claimed).await.err().or(failure);
+                }
+                Err(error) => {
+                    self.slots.release(&pick.lane.queue, pick.room);
+                    self.lanes.failed(&pick);
+                    failure = Some(error);
+                }
             }
             self.hear(next_survey);
-            if *next_survey <= Instant::now() {
+            if failure.is_none() && *next_survey <= Instant::now() && !self.stopping.is_cancelled() {
                 // New lanes must not wait for the end of a backlog.
-                self.survey().await?;
-                *next_survey = Instant::now() + jittered(self.shared.config.polling_interval);
+                failure = self.survey(next_survey).await.err();
             }
         }
-        Ok(asked)
+        failure.map_or(Ok(asked), Err)
+    }
+
+    /// The next claim, if something is due, there is room for it, and the worker may claim.
+    fn pick(&mut self) -> Option<(InstanceId, Pick)> {
+        let instance = self.holdings.may_claim().filter(|_| !self.stopping.is_cancelled())?;
+        if self.holdings.unsettled() > self.shared.config.most_unsettled() {
+            // The finisher wakes the poller when it has caught up.
+            return None;
+        }
+        let (slots, most) = (&mut self.slots, self.shared.config.claim_batch);
+        let pick = self.lanes.pick(|queue| slots.room(queue).min(most))?;
+        self.slots.reserve(&pick.lane.queue, pick.room);
+        Some((instance, pick))
+    }
+
+    /// Starts what a claim has brought.
+    async fn took(&mut self, instance: InstanceId, pick: &Pick, claimed: Vec<Claimed>) -> Result<()> {
+        let (lane, count, last) = (&pick.lane, claimed.len(), claimed.last().map(|command| command.run_at));
+        self.slots.release(&lane.queue, pick.room.saturating_sub(count));
+        if count > 0 {
+            self.lanes.saw(lane, claimed.iter().map(|command| command.id));
+            tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
+            self.start(instance, claimed);
+        }
+        if self.lanes.took(pick, count, last) {
+            self.look_ahead(lane).await?;
+        }
+        Ok(())
     }
 
     /// A claim whose answer was lost has leased commands to this instance that it does not hold. Nobody but the poller
@@ -161,8 +186,12 @@ impl Poller {
         }
     }
 
-    async fn survey(&mut self) -> Result<()> {
+    async fn survey(&mut self, next_survey: &mut Instant) -> Result<()> {
+        let begun = Instant::now();
         let heads = answer(&self.store, &self.shared.config, self.store.survey()).await?;
+        // Where dead index entries make it slow it takes at most a twentieth of the time.
+        let wait = jittered(self.shared.config.polling_interval).max(begun.elapsed() * 20);
+        *next_survey = Instant::now() + wait;
         let (registry, config) = (&self.shared.registry, &self.shared.config);
         let ours = |lane: &Lane| config.serves(&lane.queue) && registry.get(&lane.key).is_some();
         self.lanes.learn(heads.into_iter().filter(|head| ours(&head.lane)));
@@ -174,8 +203,7 @@ impl Poller {
     }
 
     /// Asks when the lane's next scheduled command is due, so that it does not wait for a poll.
-    async fn ran_dry(&mut self, lane: &Lane) -> Result<()> {
-        self.lanes.ran_dry(lane);
+    async fn look_ahead(&mut self, lane: &Lane) -> Result<()> {
         if let Some(micros) = answer(&self.store, &self.shared.config, self.store.next_due_micros(lane)).await? {
             let wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
             if let Some(due) = Instant::now().checked_add(wait) {
@@ -203,7 +231,7 @@ impl Poller {
             });
         }
         for attempt in attempts {
-            let slot = self.slots.take(&attempt.claimed.queue);
+            let slot = self.slots.take(&attempt.claimed.lane.queue);
             let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
             attempt.set_task(task.abort_handle());
             if task.is_finished() && !attempt.was_polled() {
@@ -227,4 +255,16 @@ impl Poller {
         }
         Some(self.lanes.next_due().map_or(next_survey, |due| due.min(next_survey)))
     }
+}
+
+/// One claim, to its answer.
+async fn claim(
+    shared: Arc<Shared>,
+    store: Store,
+    instance: InstanceId,
+    pick: Pick,
+) -> (InstanceId, Pick, Result<Vec<Claimed>>) {
+    let claim = store.claim(instance, &pick.lane, pick.after, pick.room);
+    let claimed = answer(&store, &shared.config, claim).await;
+    (instance, pick, claimed)
 }

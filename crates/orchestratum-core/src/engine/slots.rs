@@ -30,6 +30,8 @@ pub(crate) struct QueueSlots {
     permits: Arc<Semaphore>,
     /// Claimed and not yet done: running, or waiting for a permit.
     taken: AtomicUsize,
+    /// Of those taken: kept free for what claims under way may bring. Changed by the poller only.
+    reserved: AtomicUsize,
     /// The poller wants to be woken when `taken` falls to this.
     wake_at: AtomicUsize,
     done: AtomicUsize,
@@ -82,10 +84,32 @@ impl Slots {
         self.queue(queue).room(most_ahead)
     }
 
-    /// A place for a command that has just been claimed.
+    /// Keeps places free for what a claim may bring.
+    pub(crate) fn reserve(&mut self, queue: &str, places: usize) {
+        let slots = self.queue(queue);
+        slots.reserved.fetch_add(places, Ordering::AcqRel);
+        slots.taken.fetch_add(places, Ordering::AcqRel);
+    }
+
+    /// Gives back places that a claim did not fill.
+    pub(crate) fn release(&mut self, queue: &str, places: usize) {
+        let slots = self.queue(queue);
+        slots.reserved.fetch_sub(places, Ordering::AcqRel);
+        slots.taken.fetch_sub(places, Ordering::AcqRel);
+    }
+
+    /// No claim is under way: a panic may have left places that nothing will fill.
+    pub(crate) fn release_all(&mut self) {
+        for slots in self.queues.values() {
+            let left = slots.reserved.swap(0, Ordering::AcqRel);
+            slots.taken.fetch_sub(left, Ordering::AcqRel);
+        }
+    }
+
+    /// A reserved place for a command that has just been claimed.
     pub(crate) fn take(&mut self, queue: &str) -> Slot {
         let slots = Arc::clone(self.queue(queue));
-        slots.taken.fetch_add(1, Ordering::AcqRel);
+        slots.reserved.fetch_sub(1, Ordering::AcqRel);
         Slot {
             queue: slots,
             wake: Arc::clone(&self.wake),
@@ -116,6 +140,7 @@ impl QueueSlots {
             limit,
             permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             taken: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
             wake_at: AtomicUsize::new(NEVER),
             done: AtomicUsize::new(0),
             pace: std::sync::Mutex::new(Pace { since: Instant::now(), done: 0, per_second: 0.0 }),

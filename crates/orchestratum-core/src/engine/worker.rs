@@ -1,7 +1,7 @@
 //! Starts and stops the loops of one worker.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -214,6 +214,7 @@ async fn run(
         store: store.clone(),
         holdings: Arc::clone(holdings),
         wake: Arc::clone(&wake),
+        backoff: Arc::new(Mutex::new(Backoff::new("finisher"))),
     };
     let finisher = Finisher { reports: reported, settler };
     let finisher = tokio::spawn(finisher.run());

@@ -73,11 +73,6 @@ impl Backend {
         matches!(self, Self::Postgres)
     }
 
-    /// Whether `DELETE` returns what it deleted. MariaDB does, MySQL does not.
-    pub(crate) const fn returns_deleted(self) -> bool {
-        matches!(self, Self::Sqlite | Self::Postgres)
-    }
-
     /// Whether one row can be locked while others are written. SQLite locks the whole file, with `BEGIN IMMEDIATE`.
     pub(crate) const fn locks_rows(self) -> bool {
         matches!(self, Self::Postgres | Self::Mysql)
@@ -127,6 +122,14 @@ impl Backend {
     /// index scan); elsewhere a recursive query jumps from group to group.
     pub(crate) const fn skips_through_groups(self) -> bool {
         matches!(self, Self::Mysql)
+    }
+
+    /// How many claims, and how many settlements, may be under way at once. SQLite has one writer.
+    pub(crate) const fn transactions_at_once(self) -> usize {
+        match self {
+            Self::Sqlite => 1,
+            Self::Postgres | Self::Mysql => 2,
+        }
     }
 
     /// Begins a transaction that writes.

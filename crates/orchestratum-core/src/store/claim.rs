@@ -4,7 +4,10 @@
 //! one position on and nothing else is walked past: neither a million commands of a key that this program does not
 //! know, nor a million scheduled ones of a higher priority.
 
-use sea_orm::{DatabaseTransaction, DbErr};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
 use uuid::Uuid;
 
 use crate::command::CommandId;
@@ -36,9 +39,7 @@ pub(crate) struct Claimed {
     pub(crate) id: CommandId,
     pub(crate) attempt: u32,
     pub(crate) run_at: Timestamp,
-    pub(crate) queue: String,
-    pub(crate) key: String,
-    pub(crate) priority: i16,
+    pub(crate) lane: Arc<Lane>,
     pub(crate) payload: String,
     pub(crate) timeout_ms: i64,
     pub(crate) retry_count: u32,
@@ -47,14 +48,10 @@ pub(crate) struct Claimed {
     pub(crate) follow_ups: Option<String>,
 }
 
-/// A row of the live table, locked for a claim.
-struct Due {
-    id: Uuid,
-    attempt: i32,
-}
-
-const CLAIMED: &str = "l.id, l.attempt, l.run_at, l.failures, \
-     c.queue, c.command_key, c.priority, c.payload, c.timeout_ms, c.retry_count, c.retry_policy, c.follow_ups";
+/// What a claim reads of the command's row.
+const COMMAND: &str = "payload, timeout_ms, retry_count, retry_policy, follow_ups";
+/// What it reads of the live row before it has taken it.
+const DUE: &str = "id, attempt + 1 AS attempt, run_at, failures";
 
 impl Store {
     /// The lanes of unpaused queues that have live commands.
@@ -147,7 +144,7 @@ impl Store {
         after: Timestamp,
         room: usize,
     ) -> Result<Vec<Claimed>> {
-        let sql = self.due(self.sql("WITH due AS MATERIALIZED ("), lane, after, room).text(
+        let sql = self.due(self.sql("WITH due AS MATERIALIZED ("), "id", lane, after, room).text(
             " FOR UPDATE SKIP LOCKED), l AS (
                 UPDATE orchestratum_live SET state = 'running', attempt = attempt + 1, instance = ",
         );
@@ -156,13 +153,13 @@ impl Store {
             .text(" WHERE id = ANY(ARRAY(SELECT id FROM due)) AND state = 'pending' AND EXISTS (")
             .text("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
             .bind(instance.as_uuid())
-            .text(") RETURNING id, attempt, run_at, failures) SELECT ")
-            .text(CLAIMED)
+            .text(") RETURNING id, attempt, run_at, failures) SELECT l.id, l.attempt, l.run_at, l.failures, ")
+            .text(COMMAND)
             .text(" FROM l JOIN orchestratum_commands c ON c.id = l.id");
-        read_claimed(&self.rows(sql).await?)
+        read_claimed(&self.rows(sql).await?, lane)
     }
 
-    /// The portable way: lock, update by primary key, read.
+    /// The portable way: find, with a lock where rows can be locked, update by primary key, read the wide rows.
     async fn claim_in(
         &self,
         transaction: &DatabaseTransaction,
@@ -171,48 +168,55 @@ impl Store {
         after: Timestamp,
         room: usize,
     ) -> Result<Vec<Claimed>> {
-        let lock = if self.backend.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" };
-        let rows = rows_in(transaction, self.due(self.sql(""), lane, after, room).text(lock)).await?;
-        let due = rows.iter().map(|row| {
-            let mut columns = Columns::new(row);
-            Ok(Due { id: columns.take()?, attempt: columns.take()? })
-        });
-        let due: Vec<Due> = due.collect::<Result<_, DbErr>>()?;
-        if due.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut ids: Vec<Uuid> = due.iter().map(|due| due.id).collect();
-        ids.sort_unstable();
         // A plain read: as a part of the update it would lock the row that the heartbeat writes.
         let sql =
             self.sql("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ").bind(instance.as_uuid());
         if rows_in(transaction, sql).await?.is_empty() {
             return Ok(Vec::new());
         }
+        let joins = !self.backend.locks_rows();
+        let sql = if joins {
+            // Nobody else can write: the wide rows are read in the same pass.
+            let sql = self.sql("SELECT l.*, ").text(COMMAND).text(" FROM (");
+            self.due(sql, DUE, lane, after, room).text(") AS l JOIN orchestratum_commands AS c ON c.id = l.id")
+        } else {
+            self.due(self.sql(""), DUE, lane, after, room).text(" FOR UPDATE SKIP LOCKED")
+        };
+        let due = rows_in(transaction, sql).await?;
+        let ids = due.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>();
+        let mut ids = ids?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        ids.sort_unstable();
         let lease =
             |sql: Sql| sql.text("state = 'running', attempt = attempt + 1, instance = ").bind(instance.as_uuid());
         let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease).text(" AND state = 'pending'");
-        if execute_in(transaction, sql).await? == 0 {
-            return Ok(Vec::new());
+        if execute_in(transaction, sql).await? != ids.len() as u64 {
+            // The lock is an optimization; this count is the proof.
+            return Err(DbErr::Custom("commands that were about to be claimed have changed".to_owned()).into());
         }
-        let sql = self
-            .sql("SELECT ")
-            .text(CLAIMED)
-            .text(" FROM orchestratum_live l JOIN orchestratum_commands c ON c.id = l.id WHERE l.instance = ")
-            .bind(instance.as_uuid())
-            .text(" AND l.id")
-            .any(&ids);
-        let mut claimed = read_claimed(&rows_in(transaction, sql).await?)?;
-        // A row that the update's guard left alone may be ours from before: only a grown attempt was claimed now.
-        let attempts: std::collections::HashMap<_, _> = due.iter().map(|due| (due.id, due.attempt)).collect();
-        claimed.retain(|command| {
-            attempts.get(&command.id.as_uuid()).is_some_and(|before| i64::from(*before) < i64::from(command.attempt))
+        if joins {
+            return read_claimed(&due, lane);
+        }
+        let sql = self.sql("SELECT id, ").text(COMMAND).text(" FROM orchestratum_commands WHERE id").any(&ids);
+        let wide = rows_in(transaction, sql).await?;
+        let wide: HashMap<Uuid, &QueryResult> =
+            wide.iter().map(|row| Ok((Columns::new(row).take::<Uuid>()?, row))).collect::<Result<_, DbErr>>()?;
+        let lane = Arc::new(lane.clone());
+        let claimed = due.iter().map(|row| {
+            let leased = Leased::read(&mut Columns::new(row))?;
+            let wide = wide.get(&leased.id).map(|row| Columns::after(row, 1));
+            wide.map(|mut wide| leased.with(&mut wide, &lane)).transpose()
         });
-        Ok(claimed)
+        Ok(claimed.filter_map(Result::transpose).collect::<Result<_, DbErr>>()?)
     }
 
-    fn due(&self, sql: Sql, lane: &Lane, after: Timestamp, room: usize) -> Sql {
-        sql.text("SELECT id, attempt FROM orchestratum_live")
+    /// The first due rows of the lane.
+    fn due(&self, sql: Sql, columns: &str, lane: &Lane, after: Timestamp, room: usize) -> Sql {
+        sql.text("SELECT ")
+            .text(columns)
+            .text(" FROM orchestratum_live")
             .text(self.backend.due_index_hint())
             .text(" WHERE ")
             .within_lane(lane)
@@ -238,23 +242,43 @@ impl Sql {
     }
 }
 
-fn read_claimed(rows: &[sea_orm::QueryResult]) -> Result<Vec<Claimed>> {
+/// The narrow row of a command that has just been claimed.
+struct Leased {
+    id: Uuid,
+    attempt: i32,
+    run_at: i64,
+    failures: i32,
+}
+
+impl Leased {
+    /// Reads the columns [`DUE`].
+    fn read(columns: &mut Columns<'_>) -> Result<Self, DbErr> {
+        Ok(Self { id: columns.take()?, attempt: columns.take()?, run_at: columns.take()?, failures: columns.take()? })
+    }
+
+    /// Reads the columns [`COMMAND`].
+    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Result<Claimed, DbErr> {
+        Ok(Claimed {
+            id: self.id.into(),
+            attempt: number(self.attempt),
+            run_at: Timestamp::from_micros(self.run_at),
+            failures: number(self.failures),
+            lane: Arc::clone(lane),
+            payload: wide.take()?,
+            timeout_ms: wide.take()?,
+            retry_count: number(wide.take()?),
+            retry_policy: wide.take()?,
+            follow_ups: wide.take()?,
+        })
+    }
+}
+
+/// Reads rows with the columns [`DUE`] and [`COMMAND`].
+fn read_claimed(rows: &[QueryResult], lane: &Lane) -> Result<Vec<Claimed>> {
+    let lane = Arc::new(lane.clone());
     let claimed = rows.iter().map(|row| {
         let mut columns = Columns::new(row);
-        Ok(Claimed {
-            id: columns.take::<Uuid>()?.into(),
-            attempt: number(columns.take()?),
-            run_at: Timestamp::from_micros(columns.take()?),
-            failures: number(columns.take()?),
-            queue: columns.take()?,
-            key: columns.take()?,
-            priority: columns.take()?,
-            payload: columns.take()?,
-            timeout_ms: columns.take()?,
-            retry_count: number(columns.take()?),
-            retry_policy: columns.take()?,
-            follow_ups: columns.take()?,
-        })
+        Leased::read(&mut columns)?.with(&mut columns, &lane)
     });
     Ok(claimed.collect::<Result<_, DbErr>>()?)
 }

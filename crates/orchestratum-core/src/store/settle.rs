@@ -3,7 +3,7 @@
 //! Complete, retry, snooze, reclaim, fail and cancel all come through here, each with its history line and its
 //! follow-ups in the same transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use sea_orm::{DatabaseTransaction, DbErr, Value};
@@ -42,6 +42,12 @@ pub(crate) struct Report {
     /// Follow-ups computed from the output.
     pub(crate) on_success: Vec<NewCommand>,
     pub(crate) duration: Option<Duration>,
+}
+
+impl AsRef<Self> for Report {
+    fn as_ref(&self) -> &Self {
+        self
+    }
 }
 
 /// What became of a report.
@@ -110,17 +116,23 @@ impl Store {
     /// Settles all reports in one transaction, each on its own merits. Durable when it returns; the answers are in the
     /// order of the reports. Repeating a call whose answer was lost is safe: what was settled answers
     /// [`Settled::LeaseLost`], for its lease is gone.
-    pub(crate) async fn settle(&self, reports: &[Report]) -> Result<Vec<Settled>> {
+    pub(crate) async fn settle(&self, reports: &[impl AsRef<Report> + Sync]) -> Result<Vec<Settled>> {
+        let reports: &[&Report] = &reports.iter().map(AsRef::as_ref).collect::<Vec<_>>();
+        if self.backend.chains_writes()
+            && let Some(lease) = plain_successes(reports)
+        {
+            return self.complete_at_once(lease, reports).await;
+        }
         self.write(move |transaction| Box::pin(async move { self.settle_in(&transaction, reports).await })).await
     }
 
-    async fn settle_in(&self, transaction: &DatabaseTransaction, reports: &[Report]) -> Result<Vec<Settled>> {
+    async fn settle_in(&self, transaction: &DatabaseTransaction, reports: &[&Report]) -> Result<Vec<Settled>> {
         let mut settled = vec![Settled::LeaseLost; reports.len()];
         let (done, others): (Vec<usize>, Vec<usize>) =
             (0..reports.len()).partition(|index| matches!(reports[*index].ending, Ending::Completed(_)));
         self.complete_many(transaction, reports, &done, &mut settled).await?;
         for index in others {
-            settled[index] = self.settle_one(transaction, &reports[index]).await?;
+            settled[index] = self.settle_one(transaction, reports[index]).await?;
         }
         let mut follow_ups = Vec::new();
         for (report, settled) in std::iter::zip(reports, &settled) {
@@ -139,7 +151,7 @@ impl Store {
     async fn complete_many(
         &self,
         transaction: &DatabaseTransaction,
-        reports: &[Report],
+        reports: &[&Report],
         done: &[usize],
         settled: &mut [Settled],
     ) -> Result<()> {
@@ -156,27 +168,40 @@ impl Store {
             let mut ids: Vec<Uuid> = by_id.keys().copied().collect();
             ids.sort_unstable();
             let taken = self.take_leased(transaction, instance, attempt, &ids).await?;
-            let rows: Vec<Ended<'_>> = taken
-                .iter()
-                .filter_map(|id| by_id.get(id))
-                .map(|index| {
-                    settled[*index] = Settled::Now(State::Completed);
-                    let report = &reports[*index];
-                    let Ending::Completed(output) = &report.ending else { unreachable!("chosen by this ending") };
-                    Ended {
-                        id: report.lease.id,
-                        state: State::Completed,
-                        attempt,
-                        instance: Some(instance),
-                        duration: report.duration,
-                        output: output.as_deref(),
-                        error: None,
-                    }
-                })
-                .collect();
+            let mut rows = Vec::with_capacity(taken.len());
+            for index in taken.iter().filter_map(|id| by_id.get(id)) {
+                settled[*index] = Settled::Now(State::Completed);
+                rows.push(reports[*index].completed());
+            }
             insert_ended(transaction, self, &rows).await?;
         }
         Ok(())
+    }
+
+    /// The same in one statement, hence in one round trip, for what is nearly all there is to settle: successes of one
+    /// instance and attempt number.
+    async fn complete_at_once(&self, lease: Lease, reports: &[&Report]) -> Result<Vec<Settled>> {
+        let rows: Vec<Ended<'_>> = reports.iter().map(|report| report.completed()).collect();
+        let ids: Vec<Uuid> = reports.iter().map(|report| report.lease.id.as_uuid()).collect();
+        let sql = self.sql("WITH gone AS (DELETE FROM ").rows_of("orchestratum_live", "id", &ids);
+        let sql = self
+            .guarded(sql, lease.instance, lease.attempt)
+            .text(" RETURNING id) ")
+            .insert(&ENDED, ended_rows(&rows))
+            .text(" JOIN gone ON gone.id = r.id RETURNING id");
+        let mut gone = HashSet::with_capacity(ids.len());
+        for row in self.rows(sql).await? {
+            gone.insert(Columns::new(&row).take::<Uuid>()?);
+        }
+        let settled = |id| if gone.contains(id) { Settled::Now(State::Completed) } else { Settled::LeaseLost };
+        Ok(ids.iter().map(settled).collect())
+    }
+
+    fn guarded(&self, sql: Sql, instance: InstanceId, attempt: u32) -> Sql {
+        sql.text(" AND state = 'running' AND instance = ")
+            .bind(instance.as_uuid())
+            .text(" AND attempt = ")
+            .bind(stored(attempt))
     }
 
     /// Removes the live rows whose lease is this one and names them: *the guard* for many.
@@ -187,25 +212,19 @@ impl Store {
         attempt: u32,
         ids: &[Uuid],
     ) -> Result<Vec<Uuid>> {
-        let guard = |sql: Sql| {
-            sql.text(" AND state = 'running' AND instance = ")
-                .bind(instance.as_uuid())
-                .text(" AND attempt = ")
-                .bind(stored(attempt))
-        };
-        let read = |rows: Vec<sea_orm::QueryResult>| {
-            rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>()
-        };
-        if self.backend.returns_deleted() {
-            let sql = guard(Sql::delete(self.backend, "orchestratum_live", "id", ids)).text(" RETURNING id");
-            return Ok(read(rows_in(transaction, sql).await?)?);
+        let sql = self.guarded(Sql::delete(self.backend, "orchestratum_live", "id", ids), instance, attempt);
+        if execute_in(transaction, sql).await? == ids.len() as u64 {
+            return Ok(ids.to_vec());
         }
-        let sql = guard(self.sql("SELECT id FROM ").rows_of("orchestratum_live", "id", ids)).text(" FOR UPDATE");
-        let taken = read(rows_in(transaction, sql).await?)?;
-        if !taken.is_empty() {
-            execute_in(transaction, Sql::delete(self.backend, "orchestratum_live", "id", &taken)).await?;
-        }
-        Ok(taken)
+        // Some leases were lost. A command is in one of the two tables, so what is in neither has just been removed.
+        let beside = |table| format!(" AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE t.id = c.id)");
+        let sql = self
+            .sql("SELECT c.id FROM orchestratum_commands AS c WHERE c.id")
+            .any(ids)
+            .text(&beside("orchestratum_live"))
+            .text(&beside("orchestratum_ended"));
+        let rows = rows_in(transaction, sql).await?;
+        Ok(rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<_, DbErr>>()?)
     }
 
     /// Locks one leased row, decides, and applies the decision.
@@ -344,7 +363,7 @@ impl Store {
                 });
             }
         }
-        self.settle_in(transaction, &reports).await?;
+        self.settle_in(transaction, &reports.iter().collect::<Vec<_>>()).await?;
         Ok(reports.len())
     }
 
@@ -353,12 +372,42 @@ impl Store {
     /// Removes, and thereby locks, the live row: the row that a reclaim would have to write and that no heartbeat
     /// touches. Until the commit, others see the command running.
     pub(crate) async fn complete_in(&self, transaction: &DatabaseTransaction, report: &Report) -> Result<Settled> {
-        let settled = self.settle_in(transaction, std::slice::from_ref(report)).await?;
+        let settled = self.settle_in(transaction, &[report]).await?;
         Ok(settled[0])
     }
 }
 
+/// The lease (with any id) of a batch that can be completed in one statement: nothing to decide, nothing to append.
+fn plain_successes(reports: &[&Report]) -> Option<Lease> {
+    let first = reports.first()?.lease;
+    let mut bytes = 0;
+    let plain = reports.iter().all(|report| {
+        let Ending::Completed(output) = &report.ending else { return false };
+        bytes += output.as_deref().map_or(0, str::len);
+        let same = (report.lease.instance, report.lease.attempt) == (first.instance, first.attempt);
+        same && report.follow_ups.is_none() && report.on_success.is_empty()
+    });
+    (plain && bytes <= MAX_STATEMENT.0 && reports.len() <= MAX_STATEMENT.1).then_some(first)
+}
+
 impl Report {
+    /// The row of a success.
+    fn completed(&self) -> Ended<'_> {
+        let output = match &self.ending {
+            Ending::Completed(output) => output.as_deref(),
+            _ => None,
+        };
+        Ended {
+            id: self.lease.id,
+            state: State::Completed,
+            attempt: self.lease.attempt,
+            instance: Some(self.lease.instance),
+            duration: self.duration,
+            output,
+            error: None,
+        }
+    }
+
     fn follow_ups_of(&self, state: State) -> Vec<NewCommand> {
         let mut follow_ups = follow_ups_of(self.lease.id, self.follow_ups.as_deref(), state);
         if state == State::Completed {
@@ -395,21 +444,7 @@ const MAX_STATEMENT: (usize, usize) = (4 * 1024 * 1024, 2_000);
 pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Store, rows: &[Ended<'_>]) -> Result<()> {
     let sizes: Vec<usize> =
         rows.iter().map(|row| row.output.map_or(0, str::len) + row.error.map_or(0, str::len)).collect();
-    let values: Vec<Vec<Value>> = rows
-        .iter()
-        .map(|row| {
-            let duration = row.duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-            vec![
-                row.id.as_uuid().into(),
-                row.state.as_str().into(),
-                stored(row.attempt).into(),
-                row.instance.map(InstanceId::as_uuid).into(),
-                duration.into(),
-                row.output.map(str::to_owned).into(),
-                row.error.map(str::to_owned).into(),
-            ]
-        })
-        .collect();
+    let values = ended_rows(rows);
     let mut chunk = Vec::new();
     let mut bytes = 0;
     for (row, size) in std::iter::zip(values, sizes) {
@@ -424,6 +459,22 @@ pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Stor
         execute_in(transaction, store.sql("").insert(&ENDED, chunk)).await?;
     }
     Ok(())
+}
+
+fn ended_rows(rows: &[Ended<'_>]) -> Vec<Vec<Value>> {
+    let row = |row: &Ended<'_>| {
+        let duration = row.duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        vec![
+            row.id.as_uuid().into(),
+            row.state.as_str().into(),
+            stored(row.attempt).into(),
+            row.instance.map(InstanceId::as_uuid).into(),
+            duration.into(),
+            row.output.map(str::to_owned).into(),
+            row.error.map(str::to_owned).into(),
+        ]
+    };
+    rows.iter().map(row).collect()
 }
 
 async fn insert_attempt(

@@ -303,6 +303,11 @@ impl<'a> Columns<'a> {
         Self { row, next: 0 }
     }
 
+    /// The columns behind the first ones.
+    pub(crate) const fn after(row: &'a QueryResult, first: usize) -> Self {
+        Self { row, next: first }
+    }
+
     pub(crate) fn take<T: TryGetable>(&mut self) -> Result<T, DbErr> {
         self.next += 1;
         self.row.try_get_by_index(self.next - 1)
