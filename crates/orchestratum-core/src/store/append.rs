@@ -1,15 +1,15 @@
 //! Append: a command becomes durable.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use sea_orm::{DatabaseTransaction, Value};
+use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
 use crate::command::{CommandId, NewCommand, RunAt};
 use crate::error::Result;
 use crate::instant::Timestamp;
 use crate::store::backend::Backend;
-use crate::store::sql::{Columns, Expression, Kind, Sql, Table};
+use crate::store::sql::{Column, Columns, Expression, Kind, Sql, Table};
 use crate::store::{Store, execute_in, rows_in};
 
 /// What an append did.
@@ -89,12 +89,13 @@ const MAX_STATEMENT_ROWS: usize = 2_000;
 impl Store {
     /// Appends all commands or none. Durable when it returns; the answers are in the order of the commands.
     pub(crate) async fn append(&self, commands: &[NewCommand]) -> Result<Vec<Stored>> {
-        if let [commands] = chunks(commands, self.backend).as_slice()
-            && self.backend.chains_writes()
-            && !self.poll_only
-            && commands.iter().all(|command| command.unique_key.is_none())
-        {
-            return self.append_at_once(commands).await;
+        if self.backend.chains_writes() && !self.poll_only {
+            let stored = fresh(commands);
+            let rows = rows_of(commands, &stored, |command| command.unique_key.is_none());
+            if rows.len() == commands.len() && chunks(&rows, self.backend).count() == 1 {
+                self.append_at_once(commands, &rows).await?;
+                return Ok(stored);
+            }
         }
         self.write(move |transaction| {
             Box::pin(async move {
@@ -106,20 +107,19 @@ impl Store {
     }
 
     /// The same in one statement, hence in one round trip: the writes of one `WITH` commit together.
-    async fn append_at_once(&self, commands: &[NewCommand]) -> Result<Vec<Stored>> {
-        let stored = fresh(commands);
+    async fn append_at_once(&self, commands: &[NewCommand], rows: &[Row<'_>]) -> Result<()> {
         let sql = self
             .sql("WITH live AS (")
-            .insert(&LIVE, live_rows(commands, &stored))
+            .insert(&LIVE, live_columns(rows))
             .text("), commands AS (")
-            .insert(&COMMANDS, command_rows(commands, &stored))
+            .insert(&COMMANDS, command_columns(rows))
             .text(") SELECT pg_notify('")
             .text(CHANNEL)
             .text("', n.lane) FROM unnest(")
             .bind(announcements(commands))
             .text("::text[]) AS n(lane)");
         self.rows(sql).await?;
-        Ok(stored)
+        Ok(())
     }
 }
 
@@ -132,7 +132,11 @@ pub(crate) async fn append_in(
     notify: bool,
 ) -> Result<Vec<Stored>> {
     let mut stored = fresh(commands);
-    insert_plain(transaction, backend, commands, &stored).await?;
+    let plain = rows_of(commands, &stored, |command| command.unique_key.is_none());
+    for rows in chunks(&plain, backend) {
+        execute_in(transaction, Sql::new(backend, "").insert(&LIVE, live_columns(rows))).await?;
+        execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_columns(rows))).await?;
+    }
     insert_unique(transaction, backend, commands, &mut stored).await?;
     if notify && backend.notifies() {
         let sql = Sql::new(backend, "SELECT pg_notify('")
@@ -149,24 +153,11 @@ fn fresh(commands: &[NewCommand]) -> Vec<Stored> {
     commands.iter().map(|_| Stored { id: CommandId::new(), is_new: true }).collect()
 }
 
-async fn insert_plain(
-    transaction: &DatabaseTransaction,
-    backend: Backend,
-    commands: &[NewCommand],
-    stored: &[Stored],
-) -> Result<()> {
-    let (commands, stored): (Vec<_>, Vec<_>) = std::iter::zip(commands, stored)
-        .filter(|(command, _)| command.unique_key.is_none())
-        .map(|(command, stored)| (command.clone(), *stored))
-        .unzip();
-    let mut start = 0;
-    for chunk in chunks(&commands, backend) {
-        let stored = &stored[start..start + chunk.len()];
-        start += chunk.len();
-        execute_in(transaction, Sql::new(backend, "").insert(&LIVE, live_rows(chunk, stored))).await?;
-        execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_rows(chunk, stored))).await?;
-    }
-    Ok(())
+/// A command with the id that it is to be stored under.
+type Row<'a> = (&'a NewCommand, Stored);
+
+fn rows_of<'a>(commands: &'a [NewCommand], stored: &[Stored], wanted: impl Fn(&NewCommand) -> bool) -> Vec<Row<'a>> {
+    std::iter::zip(commands, stored.iter().copied()).filter(|(command, _)| wanted(command)).collect()
 }
 
 /// How often a holder may end between our insert and our look at it, before we say that we lost too many races.
@@ -190,39 +181,24 @@ async fn insert_unique(
         if by_key.is_empty() {
             return Ok(());
         }
-        let first: Vec<usize> = by_key.values().map(|indexes| indexes[0]).collect();
-        let chosen: Vec<NewCommand> = first.iter().map(|index| commands[*index].clone()).collect();
-        let ids: Vec<Stored> = first.iter().map(|index| stored[*index]).collect();
-        let mut start = 0;
-        for chunk in chunks(&chosen, backend) {
-            let rows = live_rows(chunk, &ids[start..start + chunk.len()]);
-            start += chunk.len();
-            let sql = Sql::new(backend, "").insert(&LIVE, rows).text(backend.on_unique_conflict_skip());
+        let first: Vec<Row<'_>> = by_key.values().map(|indexes| (&commands[indexes[0]], stored[indexes[0]])).collect();
+        for rows in chunks(&first, backend) {
+            let sql = Sql::new(backend, "").insert(&LIVE, live_columns(rows)).text(backend.on_unique_conflict_skip());
             execute_in(transaction, sql).await?;
         }
         let holders = holders_in(transaction, backend, by_key.keys().copied()).await?;
-        let mut won: HashSet<usize> = HashSet::new();
+        let holder = |command: &NewCommand| command.unique_key.as_ref().and_then(|key| holders.get(key));
+        let won: Vec<Row<'_>> =
+            first.into_iter().filter(|(command, stored)| holder(command) == Some(&stored.id)).collect();
         by_key.retain(|key, indexes| {
-            let Some(holder) = holders.get(*key) else {
-                return true;
-            };
+            let Some(holder) = holders.get(*key) else { return true };
             for index in indexes {
-                let is_new = stored[*index].id == *holder;
-                stored[*index] = Stored { id: *holder, is_new };
-                if is_new {
-                    won.insert(*index);
-                }
+                stored[*index] = Stored { id: *holder, is_new: stored[*index].id == *holder };
             }
             false
         });
-        let won: Vec<usize> = first.into_iter().filter(|index| won.contains(index)).collect();
-        let chosen: Vec<NewCommand> = won.iter().map(|index| commands[*index].clone()).collect();
-        let ids: Vec<Stored> = won.iter().map(|index| stored[*index]).collect();
-        let mut start = 0;
-        for chunk in chunks(&chosen, backend) {
-            let rows = command_rows(chunk, &ids[start..start + chunk.len()]);
-            start += chunk.len();
-            execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, rows)).await?;
+        for rows in chunks(&won, backend) {
+            execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_columns(rows))).await?;
         }
     }
     let keys: Vec<_> = by_key.keys().collect();
@@ -252,65 +228,61 @@ pub(super) async fn holders_in<'a>(
     Ok(holders)
 }
 
-fn chunks(commands: &[NewCommand], backend: Backend) -> Vec<&[NewCommand]> {
+/// Rows of one statement each.
+fn chunks<'r, 'a>(rows: &'r [Row<'a>], backend: Backend) -> impl Iterator<Item = &'r [Row<'a>]> {
     let most = MAX_STATEMENT_ROWS.min(backend.max_values() / COMMANDS.inputs.len());
-    let mut chunks = Vec::new();
-    let mut start = 0;
-    let mut bytes = 0;
-    for (index, command) in commands.iter().enumerate() {
-        let size = command.payload.len();
-        if index > start && (index - start == most || bytes + size > MAX_STATEMENT_BYTES) {
-            chunks.push(&commands[start..index]);
-            (start, bytes) = (index, 0);
-        }
-        bytes += size;
-    }
-    if start < commands.len() {
-        chunks.push(&commands[start..]);
-    }
-    chunks
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(most).take_while(|(command, _)| {
+            bytes += command.payload.len();
+            bytes <= MAX_STATEMENT_BYTES
+        });
+        // One that is larger than a statement should be goes alone.
+        let count = fits.count().max(1).min(rest.len());
+        let (chunk, others) = rest.split_at(count);
+        rest = others;
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
-fn live_rows(commands: &[NewCommand], stored: &[Stored]) -> Vec<Vec<Value>> {
-    std::iter::zip(commands, stored)
-        .map(|(command, stored)| {
-            let (run_at, from_now) = match command.run_at {
-                RunAt::AfterMicros(micros) => (micros, 1_i64),
-                RunAt::AtMicros(micros) => (micros, 0),
-            };
-            vec![
-                stored.id.as_uuid().into(),
-                command.queue.as_str().into(),
-                command.key.as_str().into(),
-                command.priority.into(),
-                run_at.into(),
-                from_now.into(),
-                0_i32.into(),
-                command.unique_key.clone().into(),
-            ]
-        })
-        .collect()
+fn live_columns(rows: &[Row<'_>]) -> Vec<Column> {
+    let commands = rows.iter().map(|(command, _)| *command);
+    let run_at = |command: &NewCommand| match command.run_at {
+        RunAt::AfterMicros(micros) => (micros, 1_i64),
+        RunAt::AtMicros(micros) => (micros, 0),
+    };
+    vec![
+        Column::each(rows.iter().map(|(_, stored)| stored.id.as_uuid())),
+        Column::of(commands.clone().map(|command| command.queue.as_str())),
+        Column::of(commands.clone().map(|command| command.key.as_str())),
+        Column::of(commands.clone().map(|command| command.priority)),
+        Column::of(commands.clone().map(|command| run_at(command).0)),
+        Column::of(commands.clone().map(|command| run_at(command).1)),
+        Column::Same(0_i32.into()),
+        Column::of(commands.map(|command| command.unique_key.as_deref())),
+    ]
 }
 
-fn command_rows(commands: &[NewCommand], stored: &[Stored]) -> Vec<Vec<Value>> {
-    let json = |value: Option<String>| -> Value { value.into() };
-    std::iter::zip(commands, stored)
-        .map(|(command, stored)| {
-            let follow_ups = &command.follow_ups;
-            vec![
-                stored.id.as_uuid().into(),
-                command.queue.as_str().into(),
-                command.key.as_str().into(),
-                command.priority.into(),
-                command.payload.as_str().into(),
-                command.timeout_ms.into(),
-                command.retry_count.into(),
-                json(command.retry_policy.as_ref().and_then(|policy| serde_json::to_string(policy).ok())),
-                json((!follow_ups.is_empty()).then(|| serde_json::to_string(follow_ups).ok()).flatten()),
-                command.unique_key.clone().into(),
-            ]
-        })
-        .collect()
+fn command_columns(rows: &[Row<'_>]) -> Vec<Column> {
+    let commands = rows.iter().map(|(command, _)| *command);
+    let policy = |command: &NewCommand| serde_json::to_string(command.retry_policy.as_ref()?).ok();
+    let follow_ups = |command: &NewCommand| {
+        let follow_ups = &command.follow_ups;
+        (!follow_ups.is_empty()).then(|| serde_json::to_string(follow_ups).ok()).flatten()
+    };
+    vec![
+        Column::each(rows.iter().map(|(_, stored)| stored.id.as_uuid())),
+        Column::of(commands.clone().map(|command| command.queue.as_str())),
+        Column::of(commands.clone().map(|command| command.key.as_str())),
+        Column::of(commands.clone().map(|command| command.priority)),
+        Column::each(commands.clone().map(|command| command.payload.as_str())),
+        Column::of(commands.clone().map(|command| command.timeout_ms)),
+        Column::of(commands.clone().map(|command| command.retry_count)),
+        Column::of(commands.clone().map(policy)),
+        Column::of(commands.clone().map(follow_ups)),
+        Column::of(commands.map(|command| command.unique_key.as_deref())),
+    ]
 }
 
 /// The lanes that have something to run, and after how many microseconds, as texts that a listener reads back.

@@ -63,7 +63,13 @@ impl Backend {
         }
     }
 
-    /// Whether placeholders are numbered (`$1`) or bare (`?`), and arrays can be bound as one value.
+    /// Whether rows can be inserted as a `SELECT` from a source that holds only what differs between them. MariaDB
+    /// cannot name the columns of such a source.
+    pub(crate) const fn inserts_selected(self) -> bool {
+        matches!(self, Self::Postgres | Self::Sqlite)
+    }
+
+    /// Whether arrays can be bound as one value.
     pub(crate) const fn binds_arrays(self) -> bool {
         matches!(self, Self::Postgres)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sea_orm::{DatabaseTransaction, Value};
+use sea_orm::DatabaseTransaction;
 
 use crate::command::CommandId;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::store::append::{CHANNEL, LIVE, append_in, holders_in};
 use crate::store::backend::CANCEL;
 use crate::store::claim::number;
 use crate::store::settle::{Ended, follow_ups_of, insert_ended, stored};
-use crate::store::sql::Columns;
+use crate::store::sql::{Column, Columns};
 use crate::store::{Store, execute_in, rows_in};
 
 /// What a cancel did.
@@ -97,17 +97,17 @@ impl Store {
         let mut columns = Columns::new(row);
         let (queue, key): (String, String) = (columns.take()?, columns.take()?);
         let (priority, unique_key): (i16, Option<String>) = (columns.take()?, columns.take()?);
-        let row: Vec<Value> = vec![
-            id.as_uuid().into(),
-            queue.into(),
-            key.into(),
-            priority.into(),
-            0_i64.into(),
-            1_i64.into(),
-            stored(attempt).into(),
-            unique_key.clone().into(),
+        let row = vec![
+            Column::each(std::iter::once(id.as_uuid())),
+            Column::Same(queue.into()),
+            Column::Same(key.into()),
+            Column::Same(priority.into()),
+            Column::Same(0_i64.into()),
+            Column::Same(1_i64.into()),
+            Column::Same(stored(attempt).into()),
+            Column::Same(unique_key.clone().into()),
         ];
-        let mut sql = self.sql("").insert(&LIVE, vec![row]);
+        let mut sql = self.sql("").insert(&LIVE, row);
         if unique_key.is_some() {
             sql = sql.text(self.backend.on_unique_conflict_skip());
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, DbErr, Value};
+use sea_orm::{DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use crate::command::{CommandId, FollowUps, NewCommand};
@@ -17,7 +17,7 @@ use crate::state::{Event, State, next};
 use crate::store::append::append_in;
 use crate::store::claim::number;
 use crate::store::instance::{Held, micros};
-use crate::store::sql::{Columns, Expression, Kind, Sql, Table};
+use crate::store::sql::{Column, Columns, Expression, Kind, Sql, Table};
 use crate::store::{Store, execute_in, rows_in};
 
 /// The right to end one attempt of one command.
@@ -187,8 +187,8 @@ impl Store {
         let sql = self
             .guarded(sql, lease.instance, lease.attempt)
             .text(" RETURNING id) ")
-            .insert(&ENDED, ended_rows(&rows))
-            .text(" JOIN gone ON gone.id = r.id RETURNING id");
+            .insert(&ENDED, ended_columns(&rows))
+            .text(" JOIN gone ON gone.id = r.column1 RETURNING id");
         let mut gone = HashSet::with_capacity(ids.len());
         for row in self.rows(sql).await? {
             gone.insert(Columns::new(&row).take::<Uuid>()?);
@@ -442,39 +442,32 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
 const MAX_STATEMENT: (usize, usize) = (4 * 1024 * 1024, 2_000);
 
 pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Store, rows: &[Ended<'_>]) -> Result<()> {
-    let sizes: Vec<usize> =
-        rows.iter().map(|row| row.output.map_or(0, str::len) + row.error.map_or(0, str::len)).collect();
-    let values = ended_rows(rows);
-    let mut chunk = Vec::new();
-    let mut bytes = 0;
-    for (row, size) in std::iter::zip(values, sizes) {
-        if !chunk.is_empty() && (bytes + size > MAX_STATEMENT.0 || chunk.len() == MAX_STATEMENT.1) {
-            execute_in(transaction, store.sql("").insert(&ENDED, std::mem::take(&mut chunk))).await?;
-            bytes = 0;
-        }
-        bytes += size;
-        chunk.push(row);
-    }
-    if !chunk.is_empty() {
-        execute_in(transaction, store.sql("").insert(&ENDED, chunk)).await?;
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take(MAX_STATEMENT.1).take_while(|row| {
+            bytes += row.output.map_or(0, str::len) + row.error.map_or(0, str::len);
+            bytes <= MAX_STATEMENT.0
+        });
+        let (chunk, others) = rest.split_at(fits.count().max(1));
+        execute_in(transaction, store.sql("").insert(&ENDED, ended_columns(chunk))).await?;
+        rest = others;
     }
     Ok(())
 }
 
-fn ended_rows(rows: &[Ended<'_>]) -> Vec<Vec<Value>> {
-    let row = |row: &Ended<'_>| {
-        let duration = row.duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-        vec![
-            row.id.as_uuid().into(),
-            row.state.as_str().into(),
-            stored(row.attempt).into(),
-            row.instance.map(InstanceId::as_uuid).into(),
-            duration.into(),
-            row.output.map(str::to_owned).into(),
-            row.error.map(str::to_owned).into(),
-        ]
-    };
-    rows.iter().map(row).collect()
+fn ended_columns(rows: &[Ended<'_>]) -> Vec<Column> {
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let rows = rows.iter();
+    vec![
+        Column::each(rows.clone().map(|row| row.id.as_uuid())),
+        Column::of(rows.clone().map(|row| row.state.as_str())),
+        Column::of(rows.clone().map(|row| stored(row.attempt))),
+        Column::of(rows.clone().map(|row| row.instance.map(InstanceId::as_uuid))),
+        Column::of(rows.clone().map(|row| row.duration.map(millis))),
+        Column::of(rows.clone().map(|row| row.output)),
+        Column::of(rows.map(|row| row.error)),
+    ]
 }
 
 async fn insert_attempt(
@@ -485,13 +478,13 @@ async fn insert_attempt(
     error: &str,
 ) -> Result<()> {
     let row = vec![
-        lease.id.as_uuid().into(),
-        stored(lease.attempt).into(),
-        kind.as_str().into(),
-        error.into(),
-        Some(lease.instance.as_uuid()).into(),
+        Column::each(std::iter::once(lease.id.as_uuid())),
+        Column::Same(stored(lease.attempt).into()),
+        Column::Same(kind.as_str().into()),
+        Column::Same(error.into()),
+        Column::Same(lease.instance.as_uuid().into()),
     ];
-    execute_in(transaction, store.sql("").insert(&ATTEMPTS, vec![row])).await?;
+    execute_in(transaction, store.sql("").insert(&ATTEMPTS, row)).await?;
     Ok(())
 }
 

@@ -109,9 +109,8 @@ impl Sql {
         self
     }
 
-    /// `INSERT INTO table (columns) …` for all rows: one array a column where arrays can be bound, a list of rows
-    /// elsewhere.
-    pub(crate) fn insert(mut self, table: &Table, rows: Vec<Vec<Value>>) -> Self {
+    /// `INSERT INTO table (columns) …` for all rows.
+    pub(crate) fn insert(mut self, table: &Table, inputs: Vec<Column>) -> Self {
         self.push("INSERT INTO ");
         self.push(table.name);
         self.push(" (");
@@ -120,70 +119,115 @@ impl Sql {
             self.push(column.0);
         }
         self.push(") ");
-        if self.backend.binds_arrays() {
-            self.insert_arrays(table, rows)
+        if self.backend.inserts_selected() {
+            self.insert_selected(table, inputs)
         } else {
-            self.insert_rows(table, &rows)
+            self.insert_rows(table, inputs)
         }
         self
     }
 
-    fn insert_arrays(&mut self, table: &Table, rows: Vec<Vec<Value>>) {
+    /// What all rows share stands in the `SELECT`, the rest in its source: arrays where they can be bound, else a list.
+    fn insert_selected(&mut self, table: &Table, inputs: Vec<Column>) {
+        let arrays = self.backend.binds_arrays();
+        let (mut texts, mut columns) = (Vec::new(), Vec::new());
+        for (input, (_, kind)) in std::iter::zip(inputs, table.inputs) {
+            texts.push(match input {
+                Column::Same(value) if is_null(&value) => Source::Text("NULL".to_owned()),
+                Column::Same(value) => Source::Bound(value, *kind),
+                Column::Each(values) => {
+                    columns.push((*kind, values));
+                    let name = format!("r.column{}", columns.len());
+                    // An array of the driver has no nulls; no nullable text of ours is ever empty.
+                    Source::Text(match kind {
+                        Kind::NullableText if arrays => format!("NULLIF({name}, '')"),
+                        Kind::NullableId if arrays => format!("NULLIF({name}, '{}'::uuid)", Uuid::nil()),
+                        Kind::NullableNumber if arrays => format!("NULLIF({name}, -1)"),
+                        _ => name,
+                    })
+                }
+            });
+        }
         self.push("SELECT ");
-        for (index, (_, expression)) in table.columns.iter().enumerate() {
-            self.push(if index > 0 { ", " } else { "" });
-            for part in expression.parts(self.backend) {
-                match part {
-                    Part::Text(text) => self.push(&text),
-                    Part::Input(input) => {
-                        let (name, kind) = table.inputs[input];
-                        // An array of the driver has no nulls; no nullable text of ours is ever empty.
-                        match kind {
-                            Kind::NullableText => self.push(&format!("NULLIF(r.{name}, '')")),
-                            Kind::NullableId => self.push(&format!("NULLIF(r.{name}, '{}'::uuid)", Uuid::nil())),
-                            Kind::NullableNumber => self.push(&format!("NULLIF(r.{name}, -1)")),
-                            Kind::Id | Kind::Text | Kind::Small | Kind::Int | Kind::Big => {
-                                self.push(&format!("r.{name}"));
-                            }
-                        }
-                    }
+        self.expressions(table, |sql, input| match &texts[input] {
+            Source::Text(text) => sql.push(text),
+            Source::Bound(value, kind) => {
+                sql.push_value(value.clone());
+                if arrays {
+                    sql.push(&format!("::{}", kind.sql()));
                 }
             }
-        }
-        self.push(" FROM unnest(");
-        let mut columns: Vec<Vec<Value>> = table.inputs.iter().map(|_| Vec::with_capacity(rows.len())).collect();
-        for row in rows {
-            for ((column, value), (_, kind)) in columns.iter_mut().zip(row).zip(table.inputs) {
-                column.push(kind.without_null(value));
-            }
-        }
-        for (index, (column, (_, kind))) in columns.into_iter().zip(table.inputs).enumerate() {
-            self.push(if index > 0 { ", " } else { "" });
-            self.push_value(array(kind.array_type(), column));
-            self.push(kind.cast());
-        }
-        self.push(") AS r(");
-        for (index, (name, _)) in table.inputs.iter().enumerate() {
-            self.push(if index > 0 { ", " } else { "" });
-            self.push(name);
-        }
-        self.push(")");
+        });
+        self.push(" FROM ");
+        if arrays { self.select_from_arrays(columns) } else { self.select_from_list(columns) }
     }
 
-    fn insert_rows(&mut self, table: &Table, rows: &[Vec<Value>]) {
-        self.push("VALUES ");
-        for (index, row) in rows.iter().enumerate() {
-            self.push(if index > 0 { ", (" } else { "(" });
-            for (index, (_, expression)) in table.columns.iter().enumerate() {
+    fn select_from_arrays(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
+        let names: Vec<String> = (1..=columns.len()).map(|number| format!("column{number}")).collect();
+        self.push("unnest(");
+        for (index, (kind, values)) in columns.into_iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            let values = values.into_iter().map(|value| kind.without_null(value)).collect();
+            self.push_value(array(kind.array_type(), values));
+            self.push(&format!("::{}[]", kind.sql()));
+        }
+        self.push(&format!(") AS r({})", names.join(", ")));
+    }
+
+    /// SQLite names the columns of a list `column1`, `column2`, … The condition keeps an `ON CONFLICT` that follows from
+    /// being read as that of a join.
+    fn select_from_list(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
+        let rows = columns.iter().map(|(_, values)| values.len()).max().unwrap_or_default();
+        let mut columns: Vec<_> = columns.into_iter().map(|(_, values)| values.into_iter()).collect();
+        self.push("(VALUES ");
+        for row in 0..rows {
+            self.push(if row > 0 { ", (" } else { "(" });
+            for (index, values) in columns.iter_mut().enumerate() {
                 self.push(if index > 0 { ", " } else { "" });
-                for part in expression.parts(self.backend) {
-                    match part {
-                        Part::Text(text) => self.push(&text),
-                        Part::Input(input) => self.push_value(row[input].clone()),
-                    }
-                }
+                self.push_value(values.next().unwrap_or(Value::Int(None)));
             }
             self.push(")");
+        }
+        self.push(") AS r WHERE true");
+    }
+
+    fn insert_rows(&mut self, table: &Table, inputs: Vec<Column>) {
+        let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
+        let mut inputs: Vec<_> = inputs
+            .into_iter()
+            .map(|input| match input {
+                Column::Same(value) => vec![value; rows].into_iter(),
+                Column::Each(values) => values.into_iter(),
+            })
+            .collect();
+        self.push("VALUES ");
+        for row in 0..rows {
+            self.push(if row > 0 { ", (" } else { "(" });
+            self.expressions(table, |sql, input| match inputs[input].next() {
+                Some(value) if !is_null(&value) => sql.push_value(value),
+                _ => sql.push("NULL"),
+            });
+            self.push(")");
+        }
+    }
+
+    /// The expressions of a row, with the inputs in their places.
+    fn expressions(&mut self, table: &Table, mut input: impl FnMut(&mut Self, usize)) {
+        let now = self.backend.now();
+        for (index, (_, expression)) in table.columns.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            match *expression {
+                Expression::Input(number) => input(self, number),
+                Expression::Now => self.push(now),
+                Expression::PlusNowTimes(base, times) => {
+                    input(self, base);
+                    self.push(" + ");
+                    self.push(now);
+                    self.push(" * ");
+                    input(self, times);
+                }
+                Expression::Fixed(text) => self.push(text),
+            }
         }
     }
 
@@ -203,6 +247,48 @@ impl Sql {
             self.text.push('?');
         }
     }
+}
+
+/// One input of all rows that are inserted.
+#[derive(Debug)]
+pub(crate) enum Column {
+    /// Every row has this value.
+    Same(Value),
+    /// One value a row.
+    Each(Vec<Value>),
+}
+
+impl Column {
+    /// One value a row, also where they happen to be the same: each insert needs such an input, to know its rows.
+    pub(crate) fn each<T: Into<Value>>(values: impl Iterator<Item = T>) -> Self {
+        Self::Each(values.map(Into::into).collect())
+    }
+
+    /// The value that all rows share, or one a row.
+    pub(crate) fn of<T: Into<Value> + PartialEq>(values: impl Iterator<Item = T> + Clone) -> Self {
+        let mut others = values.clone();
+        match others.next() {
+            Some(first) if others.all(|other| other == first) => Self::Same(first.into()),
+            _ => Self::each(values),
+        }
+    }
+
+    const fn rows(&self) -> usize {
+        match self {
+            Self::Same(_) => 0,
+            Self::Each(values) => values.len(),
+        }
+    }
+}
+
+/// What stands in the place of an input in a `SELECT`.
+enum Source {
+    Text(String),
+    Bound(Value, Kind),
+}
+
+fn is_null(value: &Value) -> bool {
+    matches!(value, Value::String(None) | Value::Uuid(None) | Value::BigInt(None))
 }
 
 fn array(kind: ArrayType, values: Vec<Value>) -> Value {
@@ -230,24 +316,6 @@ pub(crate) enum Expression {
     Fixed(&'static str),
 }
 
-enum Part {
-    Text(String),
-    Input(usize),
-}
-
-impl Expression {
-    fn parts(self, backend: Backend) -> Vec<Part> {
-        match self {
-            Self::Input(input) => vec![Part::Input(input)],
-            Self::Now => vec![Part::Text(backend.now().to_owned())],
-            Self::PlusNowTimes(base, times) => {
-                vec![Part::Input(base), Part::Text(format!(" + {} * ", backend.now())), Part::Input(times)]
-            }
-            Self::Fixed(text) => vec![Part::Text(text.to_owned())],
-        }
-    }
-}
-
 /// The type of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -272,13 +340,13 @@ impl Kind {
         }
     }
 
-    const fn cast(self) -> &'static str {
+    const fn sql(self) -> &'static str {
         match self {
-            Self::Id | Self::NullableId => "::uuid[]",
-            Self::Text | Self::NullableText => "::text[]",
-            Self::Small => "::smallint[]",
-            Self::Int => "::integer[]",
-            Self::Big | Self::NullableNumber => "::bigint[]",
+            Self::Id | Self::NullableId => "uuid",
+            Self::Text | Self::NullableText => "text",
+            Self::Small => "smallint",
+            Self::Int => "integer",
+            Self::Big | Self::NullableNumber => "bigint",
         }
     }
 
