@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::backoff::Backoff;
-use crate::engine::held::Holdings;
+use crate::engine::held::{Doubt, Holdings};
 use crate::engine::lanes::{Lanes, Pick};
 use crate::engine::slots::Slots;
 use crate::engine::wake::PollerWake;
@@ -128,6 +128,10 @@ impl Poller {
             // The finisher wakes the poller when it has caught up.
             return None;
         }
+        if self.doubt().is_some() {
+            // Looked into once no claim is under way, also in the middle of a backlog.
+            return None;
+        }
         let (slots, most) = (&mut self.slots, self.shared.config.claim_batch);
         let pick = self.lanes.pick(|queue| slots.room(queue).min(most))?;
         self.slots.reserve(&pick.lane.queue, pick.room);
@@ -149,12 +153,17 @@ impl Poller {
         Ok(())
     }
 
+    /// A doubt that is to be looked into now.
+    fn doubt(&self) -> Option<Doubt> {
+        self.holdings.lease().doubt.filter(|doubt| doubt.next_look <= Instant::now())
+    }
+
     /// A claim whose answer was lost has leased commands to this instance that it does not hold. Nobody but the poller
-    /// claims: between two of its claims nothing of its own is under way, and whatever is leased and not held is lost.
+    /// claims, and it does so here when none of its claims is under way: whatever is leased and not held is lost.
     /// A settlement that comes in between has removed the lease, and giving it back changes nothing.
     async fn give_back_what_nobody_holds(&mut self) -> Result<()> {
         let lease = self.holdings.lease();
-        let Some(doubt) = lease.doubt.filter(|doubt| doubt.next_look <= Instant::now()) else { return Ok(()) };
+        let Some(doubt) = self.doubt() else { return Ok(()) };
         let leased = answer(&self.store, &self.shared.config, self.store.held(lease.instance)).await?;
         let held = self.holdings.all();
         let held: HashSet<Held> = held.iter().map(|attempt| attempt.held()).collect();
