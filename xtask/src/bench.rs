@@ -3,6 +3,7 @@
 //! Programs take turns, each run gets a fresh database, and everything is measured from outside: what ran how often
 //! from the programs' ledgers, bytes and statements from the server, processor time and memory from the system.
 
+mod chart;
 mod database;
 mod measurement;
 mod process;
@@ -10,13 +11,13 @@ mod programs;
 mod scenarios;
 mod table;
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use database::Kind;
+use measurement::Measurement;
 use programs::Program;
 use scenarios::{Bench, Plan};
 
@@ -40,10 +41,34 @@ pub(crate) struct Arguments {
     /// Where to write the measurements, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to draw drains and pick-ups.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure nothing: show what earlier runs have written with `--json`.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    read: Vec<PathBuf>,
 }
 
 /// Measures and prints; `false` when ours or `raw` did not run every command exactly once.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let measurements = if arguments.read.is_empty() { measure(arguments)? } else { read(&arguments.read)? };
+    println!("\n{}", table::render(&measurements));
+    if let Some(path) = &arguments.svg {
+        fs::write(path, chart::draw(&measurements)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let broken = measurements.iter().find(|m| m.metric == "wrong" && m.value > 0.0 && programs::is_judged(&m.program));
+    if let Some(broken) = broken {
+        println!("FAILED: {} did not run every command exactly once", broken.program);
+    }
+    Ok(broken.is_none())
+}
+
+fn measure(arguments: &Arguments) -> Result<Vec<Measurement>> {
+    // Written as they are measured: a run of an hour that is interrupted has not been in vain.
+    let mut json = match &arguments.json {
+        Some(path) => Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
+        None => None,
+    };
     let plan = Plan::new(arguments.quick, arguments.runs);
     let wanted = programs::wanted(arguments.against.as_deref(), arguments.quick)?;
     let kinds = if arguments.database.is_empty() { Kind::ALL.to_vec() } else { arguments.database.clone() };
@@ -57,23 +82,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         let database = database::Database::start(kind)?;
         let programs: Vec<Program> =
             programs.iter().filter(|program| program.databases.contains(&kind)).cloned().collect();
-        let mut bench = Bench { database: &database, programs, plan, measurements: Vec::new() };
+        let mut bench = Bench { database: &database, programs, plan, json: json.as_mut(), measurements: Vec::new() };
         for scenario in scenarios::wanted(&arguments.scenarios, arguments.quick) {
             bench.run(scenario)?;
         }
         measurements.append(&mut bench.measurements);
     }
-    println!("\n{}", table::render(&measurements));
-    if let Some(path) = &arguments.json {
-        let mut file = BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
-        for measurement in &measurements {
-            writeln!(file, "{}", measurement.to_json())?;
+    Ok(measurements)
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<Measurement>> {
+    let mut measurements = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        for line in text.lines() {
+            measurements.push(serde_json::from_str(line).with_context(|| format!("in {}: {line}", path.display()))?);
         }
-        file.flush()?;
     }
-    let broken = measurements.iter().find(|m| m.metric == "wrong" && m.value > 0.0 && programs::is_judged(&m.program));
-    if let Some(broken) = broken {
-        println!("FAILED: {} did not run every command exactly once", broken.program);
-    }
-    Ok(broken.is_none())
+    Ok(measurements)
 }

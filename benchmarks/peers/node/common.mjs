@@ -14,6 +14,7 @@ const TASKS = 64
 const BATCH = 50
 // A pick-up that takes longer, in milliseconds, is counted as missing.
 const PATIENCE = 5_000
+const SAMPLING = 60_000
 
 export const payload = i => ({ i, kind: 'noop', to: 'somebody@example.org', note: 'abcdefghijklmnopqrstuvwxyz0123456789' })
 export const payloads = (from, to) => Array.from({ length: to - from }, (_, k) => payload(from + k))
@@ -139,7 +140,8 @@ async function pickup(queue) {
   await sleep(2_000)
   const latencies = []
   let missing = 0
-  for (let i = 0; i < options.n; i++) {
+  const begun = performance.now()
+  for (let i = 0; i < options.n && performance.now() - begun < SAMPLING; i++) {
     const before = now()
     await queue.append(payload(i))
     const appended = performance.now()

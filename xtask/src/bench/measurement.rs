@@ -1,41 +1,32 @@
 //! One figure.
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    pub(crate) scenario: &'static str,
+    pub(crate) scenario: String,
     /// Which of the scenario's cases: `one`, `2 processes`.
     pub(crate) case: String,
-    pub(crate) database: &'static str,
+    pub(crate) database: String,
     pub(crate) program: String,
-    pub(crate) variant: &'static str,
-    pub(crate) metric: &'static str,
+    pub(crate) variant: String,
+    pub(crate) metric: String,
     pub(crate) value: f64,
+    pub(crate) unit: String,
     /// How many commands it is about.
     pub(crate) n: u64,
     pub(crate) run: u32,
     pub(crate) version: String,
 }
 
-impl Measurement {
-    pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "scenario": self.scenario, "case": self.case, "database": self.database, "program": self.program,
-            "variant": self.variant, "metric": self.metric, "value": self.value, "unit": unit(self.metric),
-            "n": self.n, "run": self.run, "version": self.version,
-        })
-    }
-}
-
-fn unit(metric: &str) -> &'static str {
+pub(crate) fn unit(metric: &str) -> &'static str {
     match metric {
         "jobs_per_s" => "1/s",
-        "p50_ms" | "p95_ms" | "p99_ms" | "start_p50_ms" | "start_p95_ms" | "start_p99_ms" => "ms",
         "wal_bytes_per_command" => "byte",
-        "cpu_us_per_command" | "server_cpu_us_per_command" => "us",
+        "cpu_us_per_command" | "server_cpu_us_per_command" | "cpu_us_per_min" => "us",
         "peak_rss_mib" => "MiB",
         "statements_per_min" => "1/min",
+        milliseconds if milliseconds.ends_with("_ms") => "ms",
         _ => "1",
     }
 }

@@ -9,13 +9,15 @@ mod steady;
 mod sustained;
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
 
 use super::database::{Database, Fresh};
-use super::measurement::Measurement;
+use super::measurement::{Measurement, unit};
 use super::process::Process;
 use super::programs::{self, Program};
 
@@ -78,6 +80,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) database: &'a Database,
     pub(crate) programs: Vec<Program>,
     pub(crate) plan: Plan,
+    pub(crate) json: Option<&'a mut File>,
     pub(crate) measurements: Vec<Measurement>,
 }
 
@@ -166,18 +169,23 @@ impl Bench<'_> {
                     figure.case, figure.metric, figure.value
                 );
             }
-            self.measurements.push(Measurement {
-                scenario,
+            let measurement = Measurement {
+                scenario: scenario.to_owned(),
                 case: figure.case,
-                database,
+                database: database.to_owned(),
                 program: name.to_owned(),
-                variant,
-                metric: figure.metric,
+                variant: variant.to_owned(),
+                metric: figure.metric.to_owned(),
                 value: figure.value,
+                unit: unit(figure.metric).to_owned(),
                 n: figure.n,
                 run,
                 version: subject.version.borrow().clone(),
-            });
+            };
+            if let Some(json) = &mut self.json {
+                writeln!(json, "{}", serde_json::to_string(&measurement)?)?;
+            }
+            self.measurements.push(measurement);
         }
         Ok(())
     }

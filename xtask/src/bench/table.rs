@@ -28,8 +28,8 @@ type Key<'a> = (&'a str, &'a str, &'a str);
 pub(crate) fn render(measurements: &[Measurement]) -> String {
     let mut tables: Vec<(&str, &str)> = Vec::new();
     for measurement in measurements {
-        if !tables.contains(&(measurement.database, measurement.scenario)) {
-            tables.push((measurement.database, measurement.scenario));
+        if !tables.contains(&(measurement.database.as_str(), measurement.scenario.as_str())) {
+            tables.push((&measurement.database, &measurement.scenario));
         }
     }
     let mut text = String::new();
@@ -45,11 +45,11 @@ fn table(measurements: &[&Measurement]) -> String {
     let mut rows: Vec<Key<'_>> = Vec::new();
     let mut values: BTreeMap<(Key<'_>, &str), Vec<f64>> = BTreeMap::new();
     for m in measurements {
-        let row = (m.case.as_str(), m.program.as_str(), m.variant);
+        let row = (m.case.as_str(), m.program.as_str(), m.variant.as_str());
         if !rows.contains(&row) {
             rows.push(row);
         }
-        values.entry((row, m.metric)).or_default().push(m.value);
+        values.entry((row, m.metric.as_str())).or_default().push(m.value);
     }
     // Cases in the order in which they were measured, programs within.
     let mut cases: Vec<&str> = Vec::new();
@@ -69,7 +69,7 @@ fn table(measurements: &[&Measurement]) -> String {
         let (case, program, variant) = row;
         let _ = write!(text, "\n| {case} | {program} | {variant} |");
         for (metric, _) in &columns {
-            let cell = values.get(&(row, metric)).map_or(String::new(), |values| cell(metric, values));
+            let cell = values.get(&(row, *metric)).map_or(String::new(), |values| cell(metric, values));
             let _ = write!(text, " {cell} |");
         }
         let ours = values.get(&((case, "orchestratum", variant), "jobs_per_s"));
@@ -106,13 +106,14 @@ mod tests {
 
     fn rate(program: &str, run: u32, value: f64) -> Measurement {
         Measurement {
-            scenario: "drain",
+            scenario: "drain".to_owned(),
             case: "1 process".to_owned(),
-            database: "postgres",
+            database: "postgres".to_owned(),
             program: program.to_owned(),
-            variant: "tuned",
-            metric: "jobs_per_s",
+            variant: "tuned".to_owned(),
+            metric: "jobs_per_s".to_owned(),
             value,
+            unit: String::new(),
             n: 10,
             run,
             version: String::new(),
