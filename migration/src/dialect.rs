@@ -50,14 +50,16 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
         Dialect::MariaDb | Dialect::MySql => mysql,
         Dialect::Sqlite => sqlite,
     };
+    let sqlite = dialect == Dialect::Sqlite;
     // Byte-wise and without padding: in a case-folding collation `welcome` equals `Welcome`, in a padding one `welcome `.
     let options = match dialect {
         Dialect::MariaDb => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
         Dialect::MySql => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
-        // The row lives in the tree of its primary key, instead of in a second tree beside it.
-        Dialect::Sqlite => " WITHOUT ROWID",
-        Dialect::Postgres => "",
+        Dialect::Sqlite | Dialect::Postgres => "",
     };
+    // SQLite: the row lives in the tree of its primary key, instead of in a second tree beside it. Not where long
+    // texts are the rule: such a tree gives a row of more than a kilobyte a page of its own.
+    let narrow = if sqlite { " WITHOUT ROWID" } else { options };
     let words = [
         ("{uuid}", word("uuid", "binary(16)", "uuid_text")),
         // 191 characters of four bytes: the longest key that an index of MySQL 5.7's row format could hold, and
@@ -71,10 +73,11 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
             "{hot}",
             word(
                 " WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)",
-                "{options}",
-                "{options}",
+                "{narrow}",
+                "{narrow}",
             ),
         ),
+        ("{narrow}", narrow),
         ("{options}", options),
     ];
     words.iter().fold(template.to_owned(), |text, (name, word)| text.replace(name, word))

@@ -54,7 +54,7 @@ pub(crate) fn down() -> Vec<String> {
 const TABLES: [&str; 7] = [
     "CREATE TABLE IF NOT EXISTS orchestratum_schema (
     version integer NOT NULL PRIMARY KEY
-){options}",
+){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_commands (
     id {uuid} NOT NULL PRIMARY KEY,
     queue {name} NOT NULL,
@@ -91,7 +91,7 @@ const TABLES: [&str; 7] = [
     duration_ms bigint,
     output {text},
     error {text}{ended_indexes}
-){options}",
+){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_attempts (
     command_id {uuid} NOT NULL,
     attempt integer NOT NULL,
@@ -107,11 +107,11 @@ const TABLES: [&str; 7] = [
     started_at bigint NOT NULL,
     expires_at bigint NOT NULL,
     fenced_at bigint
-){options}",
+){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_queues (
     name {name} NOT NULL PRIMARY KEY,
     paused_at bigint NOT NULL
-){options}",
+){narrow}",
 ];
 
 /// Index columns, the query each serves, and whether only rows that the query can want are held.

@@ -1,4 +1,7 @@
 //! Group commit of appends: what many tasks append at once shares a transaction.
+//!
+//! A command that a worker of this process has a free slot for is stored under its lease, and starts as soon as it is:
+//! one commit from the append to the handler instead of two, and nothing for other processes to hear.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{NewCommand, RunAt};
 use crate::engine::ANSWER_TIMEOUT;
+use crate::engine::starter::{Offer, Starters};
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::instant::Timestamp;
@@ -34,12 +38,13 @@ const MAX_BATCH: usize = 1_000;
 
 impl Appender {
     /// Starts the task that writes, on the current runtime.
-    pub(crate) fn start(store: Store, wake: Arc<Wake>) -> Self {
+    pub(crate) fn start(store: Store, wake: Arc<Wake>, starters: Arc<Starters>) -> Self {
         let (queue, mut pending) = mpsc::channel::<Pending>(MAX_BATCH);
+        let writer = Writer { store, wake, starters };
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                write(&store, &wake, std::mem::take(&mut batch)).await;
+                writer.write(std::mem::take(&mut batch)).await;
             }
         });
         Self { queue }
@@ -53,42 +58,78 @@ impl Appender {
     }
 }
 
-async fn write(store: &Store, wake: &Wake, batch: Vec<Pending>) {
-    let (commands, replies): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
-    match append(store, &commands).await {
-        Ok(stored) => {
-            announce(wake, &commands);
-            for (reply, stored) in std::iter::zip(replies, stored) {
-                // Whoever appended may have stopped waiting.
-                let _ = reply.send(Ok(stored));
-            }
-        }
-        // One bad command must not fail the others: refused data was certainly not stored.
-        Err(error) if error.is_refusal() && commands.len() > 1 => {
-            for (command, reply) in std::iter::zip(commands, replies) {
-                let command = std::slice::from_ref(&command);
-                let stored = append(store, command).await;
-                if stored.is_ok() {
-                    announce(wake, command);
+/// Writes one batch after the other.
+#[derive(Debug)]
+struct Writer {
+    store: Store,
+    wake: Arc<Wake>,
+    starters: Arc<Starters>,
+}
+
+impl Writer {
+    async fn write(&self, batch: Vec<Pending>) {
+        let (commands, replies): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
+        let offer = self.starters.offer(&commands);
+        match self.append(&commands, offer.as_ref()).await {
+            Ok((stored, leased)) => {
+                let waiting = settle(offer, leased, commands);
+                announce(&self.wake, &waiting);
+                for (reply, stored) in std::iter::zip(replies, stored) {
+                    // Whoever appended may have stopped waiting.
+                    let _ = reply.send(Ok(stored));
                 }
-                let _ = reply.send(stored.map(|stored| stored[0]));
             }
-        }
-        // The commit may have happened: only the caller can know whether to append again.
-        Err(error) => {
-            for reply in replies {
-                let _ = reply.send(Err(copy(&error)));
+            // One bad command must not fail the others: refused data was certainly not stored.
+            Err(error) if error.is_refusal() => {
+                let commands = settle(offer, false, commands);
+                if commands.len() == 1 {
+                    return replies.into_iter().for_each(|reply| drop(reply.send(Err(copy(&error)))));
+                }
+                for (command, reply) in std::iter::zip(commands, replies) {
+                    let _ = reply.send(self.append_plainly(&command).await);
+                }
+            }
+            // The commit may have happened: only the caller can know whether to append again.
+            Err(error) => {
+                for reply in replies {
+                    let _ = reply.send(Err(copy(&error)));
+                }
             }
         }
     }
+
+    async fn append_plainly(&self, command: &NewCommand) -> Result<Stored> {
+        let command = std::slice::from_ref(command);
+        let (stored, _) = self.append(command, None).await?;
+        announce(&self.wake, command);
+        Ok(stored[0])
+    }
+
+    async fn append(&self, commands: &[NewCommand], offer: Option<&Offer>) -> Result<(Vec<Stored>, bool)> {
+        let append = async {
+            match offer {
+                Some(offer) => self.store.append_leased(commands, &offer.leases).await,
+                None => Ok((self.store.append(commands).await?, false)),
+            }
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, append).await.unwrap_or_else(|_| {
+            let message = "no answer of the database within half a minute; the append may have happened".to_owned();
+            Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
+        })
+    }
 }
 
-async fn append(store: &Store, commands: &[NewCommand]) -> Result<Vec<Stored>> {
-    tokio::time::timeout(ANSWER_TIMEOUT, store.append(commands)).await.unwrap_or_else(|_| {
-        let message = "no answer of the database within half a minute; the append may have happened".to_owned();
-        Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
-    })
+/// Starts what got a lease, if anything did. Returns the commands that wait for a claim.
+fn settle(offer: Option<Offer>, leased: bool, commands: Vec<NewCommand>) -> Vec<NewCommand> {
+    match offer {
+        Some(offer) if leased => offer.start(commands),
+        Some(offer) => {
+            offer.withdraw();
+            commands
+        }
+        None => commands,
+    }
 }
 
 /// The store's errors are the database's, which can be copied.

@@ -14,6 +14,7 @@ use crate::appender::Appender;
 use crate::config::{Config, invalid};
 use crate::context::Context;
 use crate::engine::Shared;
+use crate::engine::starter::Starters;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Registry};
@@ -141,7 +142,7 @@ impl Builder {
     options! {
         /// How long one attempt may run, from 1 ms to 100 years. Default 5 minutes.
         default_timeout: Duration => default_timeout;
-        /// Retries after the first attempt. Default 3: at most 4 attempts.
+        /// Retries after the first attempt. Default 4: at most 4 attempts.
         default_retry_count: u32 => default_retry_count;
         /// The waits between attempts. Default 10 s, doubling up to 1 h, each moved by up to 10 %.
         default_retry_policy: RetryPolicy => default_retry_policy;
@@ -236,15 +237,16 @@ impl Builder {
             }
         }
         let store = Store::new(connection.clone(), self.config.poll_only)?.with_search_path().await?;
-        let wake = Arc::new(Wake::default());
+        let (wake, starters) = (Arc::new(Wake::default()), Arc::new(Starters::default()));
         let shared = Arc::new(Shared {
             connection,
             config: self.config,
             registry,
             services: Arc::new(self.services),
-            appender: Appender::start(store.clone(), Arc::clone(&wake)),
+            appender: Appender::start(store.clone(), Arc::clone(&wake), Arc::clone(&starters)),
             store,
             wake,
+            starters,
         });
         Ok(Orchestrator { shared })
     }

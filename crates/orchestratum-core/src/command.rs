@@ -241,6 +241,19 @@ pub(crate) struct NewCommand {
     pub(crate) follow_ups: FollowUps,
 }
 
+impl NewCommand {
+    /// The policy as JSON text, if it has one of its own.
+    pub(crate) fn stored_policy(&self) -> Option<String> {
+        // A policy is numbers, which are always written.
+        serde_json::to_string(self.retry_policy.as_ref()?).ok()
+    }
+
+    /// The follow-ups as JSON text, if there are any.
+    pub(crate) fn stored_follow_ups(&self) -> Option<String> {
+        (!self.follow_ups.is_empty()).then(|| serde_json::to_string(&self.follow_ups).ok()).flatten()
+    }
+}
+
 /// When a command is due, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

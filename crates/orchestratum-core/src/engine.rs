@@ -22,6 +22,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, R
 
 use crate::appender::Appender;
 use crate::config::{Config, invalid};
+use crate::engine::starter::Starters;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::Registry;
@@ -39,6 +40,7 @@ pub(crate) mod lanes;
 pub(crate) mod listener;
 pub(crate) mod poller;
 pub(crate) mod slots;
+pub(crate) mod starter;
 pub(crate) mod wake;
 pub(crate) mod worker;
 
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     /// Signals from appends, cancels and endings in this process.
     pub(crate) wake: Arc<Wake>,
+    /// Where single appends find a free slot.
+    pub(crate) starters: Arc<Starters>,
     /// Writes single appends.
     pub(crate) appender: Appender,
 }

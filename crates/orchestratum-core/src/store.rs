@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, Statement,
+    TransactionTrait,
 };
 
 use crate::error::{Error, Result};
@@ -137,16 +138,31 @@ impl Store {
         backend::is_conflict(error) && !backend::is_file_busy(error)
     }
 
-    /// Rows of one statement that only reads, or that is a whole write by itself.
+    /// Rows of one statement that only reads, or of a whole write that cannot lose a race.
     pub(crate) async fn rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
+        Ok(self.rows_once(sql.build()).await?)
+    }
+
+    /// Rows of one statement that is a whole write by itself. A statement that lost a race is run again.
+    pub(crate) async fn write_rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
         let statement = sql.build();
+        let mut races = 0;
+        loop {
+            match self.rows_once(statement.clone()).await {
+                Err(error) if self.races(&error) && races < RACES => races += 1,
+                rows => return Ok(rows?),
+            }
+        }
+    }
+
+    async fn rows_once(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         if self.poll_only {
             let transaction = self.connection().begin().await?;
             let rows = transaction.query_all_raw(statement).await?;
             transaction.commit().await?;
             Ok(rows)
         } else {
-            Ok(self.connection().query_all_raw(statement).await?)
+            self.connection().query_all_raw(statement).await
         }
     }
 

@@ -1,6 +1,6 @@
 //! What this process holds: every attempt from its claim to its settlement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,16 +10,26 @@ use tokio::time::Instant;
 use crate::command::CommandId;
 use crate::engine::attempt::{Attempt, Stop};
 use crate::instance_id::InstanceId;
+use crate::store::append::FIRST_ATTEMPT;
+use crate::store::instance::Held;
 
 /// The attempts of this process, and the lease under which they run.
 ///
-/// Written by the poller (claims), the finisher (settlements) and the heartbeat (its own lease); read by all.
+/// Written by the starter (claims and appends), the finisher (settlements) and the heartbeat (its own lease); read by all.
 #[derive(Debug)]
 pub(crate) struct Holdings {
-    attempts: Mutex<HashMap<CommandId, Arc<Attempt>>>,
+    attempts: Mutex<Attempts>,
     /// Reports on their way to the finisher or being settled.
     unsettled: AtomicUsize,
     lease: Mutex<LeaseState>,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    held: HashMap<CommandId, Arc<Attempt>>,
+    /// What an append under way stores under a lease. Here before the database knows of it, so that it is never taken
+    /// for something that was lost.
+    expected: HashSet<CommandId>,
 }
 
 /// The lease of the instance as this process may believe in it.
@@ -30,7 +40,7 @@ pub(crate) struct LeaseState {
     /// Until when nobody else can have fenced the instance: taken before the last successful extension was sent, plus
     /// the lease, less the margin. `None` before the instance is registered.
     pub(crate) trusted_until: Option<Instant>,
-    /// A claim's answer was lost: the database may lease more to this instance than it holds.
+    /// The answer to a claim, or to an append with leases, was lost: the database may lease more to this instance than it holds.
     pub(crate) doubt: Option<Doubt>,
 }
 
@@ -62,7 +72,7 @@ impl Holdings {
         change(&mut lock(&self.lease));
     }
 
-    /// The answer to a claim, or the settlement of something claimed, was lost.
+    /// The answer to a claim or to an append with leases, or the settlement of something claimed, was lost.
     pub(crate) fn doubt(&self) {
         let now = Instant::now();
         self.change_lease(|lease| lease.doubt = Some(Doubt { since: now, next_look: now }));
@@ -93,17 +103,29 @@ impl Holdings {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(crate) fn add(&self, attempts: &[Arc<Attempt>]) {
-        let mut held = lock(&self.attempts);
-        for attempt in attempts {
-            held.insert(attempt.lease.id, Arc::clone(attempt));
+    pub(crate) fn expect<'a>(&self, ids: impl Iterator<Item = &'a CommandId>) {
+        lock(&self.attempts).expected.extend(ids);
+    }
+
+    pub(crate) fn expect_no_more<'a>(&self, ids: impl Iterator<Item = &'a CommandId>) {
+        let mut attempts = lock(&self.attempts);
+        ids.for_each(|id| {
+            attempts.expected.remove(id);
+        });
+    }
+
+    pub(crate) fn add(&self, new: &[Arc<Attempt>]) {
+        let mut attempts = lock(&self.attempts);
+        for attempt in new {
+            attempts.expected.remove(&attempt.lease.id);
+            attempts.held.insert(attempt.lease.id, Arc::clone(attempt));
         }
     }
 
     /// Forgets attempts whose reports have been settled or given up, unless the same command is held under a newer lease
     /// by now. Returns how many had not been forgotten before, and how many reports had been waiting.
     pub(crate) fn let_go<'a>(&self, attempts: impl Iterator<Item = &'a Arc<Attempt>>) -> (usize, usize) {
-        let mut held = lock(&self.attempts);
+        let held = &mut lock(&self.attempts).held;
         let mut count = 0;
         for attempt in attempts.filter(|attempt| attempt.let_go()) {
             count += 1;
@@ -115,25 +137,33 @@ impl Holdings {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Attempt>> {
-        lock(&self.attempts).values().cloned().collect()
+        lock(&self.attempts).held.values().cloned().collect()
+    }
+
+    /// All that the database may lease to this process with its knowledge.
+    pub(crate) fn held(&self) -> HashSet<Held> {
+        let attempts = lock(&self.attempts);
+        let expected = attempts.expected.iter().map(|id| Held { id: *id, attempt: FIRST_ATTEMPT });
+        attempts.held.values().map(|attempt| attempt.held()).chain(expected).collect()
     }
 
     pub(crate) fn get(&self, id: CommandId) -> Option<Arc<Attempt>> {
-        lock(&self.attempts).get(&id).cloned()
+        lock(&self.attempts).held.get(&id).cloned()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.attempts).is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn len(&self) -> usize {
-        lock(&self.attempts).len()
+        let attempts = lock(&self.attempts);
+        attempts.held.len() + attempts.expected.len()
     }
 
     /// Tells every handler that runs under the lease of this instance to stop; returns how many had not been told.
     pub(crate) fn stop_all(&self, instance: InstanceId, stop: Stop) -> usize {
-        let held = lock(&self.attempts);
-        let attempts = held.values().filter(|attempt| attempt.lease.instance == instance);
+        let attempts = lock(&self.attempts);
+        let attempts = attempts.held.values().filter(|attempt| attempt.lease.instance == instance);
         attempts.filter(|attempt| attempt.stop(stop)).count()
     }
 }

@@ -60,6 +60,8 @@ const FROM_START: Timestamp = Timestamp::from_micros(i64::MIN);
 const LOOK_FROM_START: Duration = Duration::from_secs(1);
 /// How much longer than such a look the time between two of them is at least.
 const LOOK_COST: u32 = 20;
+/// A look that took longer has waited for something else than index entries.
+const LONGEST_COST: Duration = Duration::from_millis(500);
 
 /// The first look after an append in a transaction; most commit at once.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -117,6 +119,10 @@ impl Lanes {
         let mut best: Option<(&Lane, Instant, usize)> = None;
         for (lane, state) in &self.lanes {
             let Some(due) = state.due().filter(|due| *due <= now) else { continue };
+            if state.claims > 0 && state.may_look_from_start(now) {
+                // What is under way ends first: two claims at once would otherwise put the look off for ever.
+                continue;
+            }
             let better = best.is_none_or(|(other, other_due, _)| {
                 (other.priority, std::cmp::Reverse(other_due)) < (lane.priority, std::cmp::Reverse(due))
             });
@@ -130,7 +136,7 @@ impl Lanes {
         let (lane, _, room) = best?;
         let lane = lane.clone();
         let state = self.lanes.get_mut(&lane)?;
-        let after = state.reached.filter(|_| state.claims > 0 || !state.may_look_from_start(now));
+        let after = state.reached.filter(|_| !state.may_look_from_start(now));
         if after.is_none() {
             state.looked = Some((now, Duration::ZERO));
             state.wanted = state.wanted.filter(|wanted| *wanted > now);
@@ -157,7 +163,7 @@ impl Lanes {
         state.claims = state.claims.saturating_sub(1);
         let from_start = pick.after == FROM_START;
         if let (true, Some((since, cost))) = (from_start, &mut state.looked) {
-            *cost = now.duration_since(*since);
+            *cost = now.duration_since(*since).min(LONGEST_COST);
         }
         match last.filter(|_| count >= pick.room) {
             // Of two claims at once the later answer may be that of the earlier one.
@@ -298,6 +304,26 @@ mod tests {
         lanes.took(&third, 1, Some(Timestamp::from_micros(3)));
         lanes.took(&second, 1, Some(Timestamp::from_micros(2)));
         assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), Timestamp::from_micros(3))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_claims_at_once_do_not_put_the_look_from_the_start_off_for_ever() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        let (mut under_way, mut looks) = (std::collections::VecDeque::new(), 0);
+        for claim in 0..1_000 {
+            while under_way.len() < 2
+                && let Some(pick) = lanes.pick(|_| 1)
+            {
+                looks += usize::from(pick.after == FROM_START);
+                under_way.push_back(pick);
+            }
+            // Each is answered 10 ms after the one before it.
+            tokio::time::advance(Duration::from_millis(10)).await;
+            let answered = under_way.pop_front().unwrap();
+            lanes.took(&answered, 1, Some(Timestamp::from_micros(claim)));
+        }
+        assert!((9..=11).contains(&looks), "{looks} looks in ten seconds");
     }
 
     #[test]

@@ -1,28 +1,23 @@
-//! The poller: finds out what is due, claims it, and hands it to the application's runtime.
+//! The poller: finds out what is due, claims it, and has it started.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::{Doubt, Holdings};
 use crate::engine::lanes::{Lanes, Pick};
-use crate::engine::slots::Slots;
+use crate::engine::starter::Starter;
 use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, answer, guarded, jittered};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::store::Store;
-use crate::store::claim::{Claimed, Lane};
+use crate::store::claim::{Lane, Taken};
 use crate::store::instance::Held;
-use crate::store::settle::Lease;
 
 /// The claiming loop. One a worker, with two claims under way in a backlog: while the commands of one are started the
 /// database works on the next, and a crowd of claims would only wait for each other.
@@ -31,12 +26,9 @@ pub(crate) struct Poller {
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Store,
     pub(crate) holdings: Arc<Holdings>,
-    /// Where handlers run.
-    pub(crate) runtime: Handle,
-    pub(crate) reports: mpsc::UnboundedSender<Finished>,
+    pub(crate) starter: Arc<Starter>,
     pub(crate) stopping: CancellationToken,
     pub(crate) wake: Arc<PollerWake>,
-    pub(crate) slots: Slots,
     pub(crate) lanes: Lanes,
 }
 
@@ -46,6 +38,7 @@ impl Poller {
         let mut backoff = Backoff::new("poller");
         let mut next_survey = Instant::now();
         while !self.stopping.is_cancelled() {
+            self.starter.slots.search();
             let wait_until = match guarded(self.step(&mut next_survey)).await {
                 Ok(asked) => {
                     if asked {
@@ -56,7 +49,7 @@ impl Poller {
                 Err(error) => {
                     // The claim may have happened all the same; after a panic others are no longer waited for.
                     self.holdings.doubt();
-                    self.slots.release_all();
+                    self.starter.slots.release_all();
                     self.lanes.all_failed();
                     next_survey = Instant::now();
                     let wait = Instant::now() + backoff.failed(&error);
@@ -77,7 +70,10 @@ impl Poller {
         }
     }
 
-    /// Surveys if it is time, then claims until nothing is due or nothing has room. `false`: the database was not asked.
+    /// Surveys if it is time, then claims until nothing is due, nothing has room, or it is time for the next survey: new
+    /// lanes must not wait for the end of a backlog. `false`: the database was not asked.
+    ///
+    /// While claims are under way nothing else is awaited: they hold connections, and locks on rows.
     async fn step(&mut self, next_survey: &mut Instant) -> Result<bool> {
         if self.holdings.may_claim().is_none() {
             // Not registered, or cut off from the database: the heartbeat says when.
@@ -91,10 +87,10 @@ impl Poller {
             self.survey(next_survey).await?;
             asked = true;
         }
-        let mut claims = FuturesUnordered::new();
-        let mut failure = None;
+        let (mut claims, mut emptied, mut failure) = (FuturesUnordered::new(), Vec::new(), None);
         loop {
             while failure.is_none()
+                && Instant::now() < *next_survey
                 && claims.len() < self.store.backend.transactions_at_once()
                 && let Some((instance, pick)) = self.pick()
             {
@@ -104,21 +100,25 @@ impl Poller {
             match claimed {
                 Ok(claimed) => {
                     asked = true;
-                    failure = self.took(instance, &pick, claimed).await.err().or(failure);
+                    if self.took(instance, &pick, claimed) {
+                        emptied.push(pick.lane);
+                    }
                 }
                 Err(error) => {
-                    self.slots.release(&pick.lane.queue, pick.room);
+                    self.starter.slots.release(&pick.lane.queue, pick.room);
                     self.lanes.failed(&pick);
                     failure = Some(error);
                 }
             }
             self.hear(next_survey);
-            if failure.is_none() && *next_survey <= Instant::now() && !self.stopping.is_cancelled() {
-                // New lanes must not wait for the end of a backlog.
-                failure = self.survey(next_survey).await.err();
-            }
         }
-        failure.map_or(Ok(asked), Err)
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        for lane in &emptied {
+            self.look_ahead(lane).await?;
+        }
+        Ok(asked)
     }
 
     /// The next claim, if something is due, there is room for it, and the worker may claim.
@@ -132,25 +132,23 @@ impl Poller {
             // Looked into once no claim is under way, also in the middle of a backlog.
             return None;
         }
-        let (slots, most) = (&mut self.slots, self.shared.config.claim_batch);
+        let (slots, most) = (&self.starter.slots, self.shared.config.claim_batch);
         let pick = self.lanes.pick(|queue| slots.room(queue).min(most))?;
-        self.slots.reserve(&pick.lane.queue, pick.room);
+        self.starter.slots.reserve(&pick.lane.queue, pick.room);
         Some((instance, pick))
     }
 
-    /// Starts what a claim has brought.
-    async fn took(&mut self, instance: InstanceId, pick: &Pick, claimed: Vec<Claimed>) -> Result<()> {
-        let (lane, count, last) = (&pick.lane, claimed.len(), claimed.last().map(|command| command.run_at));
-        self.slots.release(&lane.queue, pick.room.saturating_sub(count));
+    /// Starts what a claim has brought. `true`: the lane has nothing more that is due.
+    fn took(&mut self, instance: InstanceId, pick: &Pick, taken: Taken) -> bool {
+        let (lane, count) = (&pick.lane, taken.commands.len());
+        self.starter.slots.release(&lane.queue, pick.room.saturating_sub(count));
         if count > 0 {
-            self.lanes.saw(lane, claimed.iter().map(|command| command.id));
+            self.lanes.saw(lane, taken.commands.iter().map(|command| command.id));
             tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
-            self.start(instance, claimed);
+            let slots = self.starter.slots.take(&lane.queue, count);
+            self.starter.start(instance, std::iter::zip(taken.commands, slots));
         }
-        if self.lanes.took(pick, count, last) {
-            self.look_ahead(lane).await?;
-        }
-        Ok(())
+        self.lanes.took(pick, count, taken.reached)
     }
 
     /// A doubt that is to be looked into now.
@@ -158,16 +156,13 @@ impl Poller {
         self.holdings.lease().doubt.filter(|doubt| doubt.next_look <= Instant::now())
     }
 
-    /// A claim whose answer was lost has leased commands to this instance that it does not hold. Nobody but the poller
-    /// claims, and it does so here when none of its claims is under way: whatever is leased and not held is lost.
-    /// A settlement that comes in between has removed the lease, and giving it back changes nothing.
+    /// A claim whose answer was lost has leased commands to this instance that it does not hold. Here no claim is under
+    /// way, and what an append is about to lease is held already: whatever is leased and not held is lost. A settlement that comes in between has removed the lease, and giving it back changes nothing.
     async fn give_back_what_nobody_holds(&mut self) -> Result<()> {
         let lease = self.holdings.lease();
         let Some(doubt) = self.doubt() else { return Ok(()) };
         let leased = answer(&self.store, &self.shared.config, self.store.held(lease.instance)).await?;
-        let held = self.holdings.all();
-        let held: HashSet<Held> = held.iter().map(|attempt| attempt.held()).collect();
-        let lost: Vec<Held> = leased.difference(&held).copied().collect();
+        let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
         if !lost.is_empty() {
             let give_back = self.store.give_back(lease.instance, &lost, self.shared.config.max_lost_leases);
             let count = answer(&self.store, &self.shared.config, give_back).await?;
@@ -198,9 +193,10 @@ impl Poller {
     async fn survey(&mut self, next_survey: &mut Instant) -> Result<()> {
         let begun = Instant::now();
         let heads = answer(&self.store, &self.shared.config, self.store.survey()).await?;
-        // Where dead index entries make it slow it takes at most a twentieth of the time.
-        let wait = jittered(self.shared.config.polling_interval).max(begun.elapsed() * 20);
-        *next_survey = Instant::now() + wait;
+        // Where dead index entries make it slow it takes at most a twentieth of the time; what takes longer than half a
+        // second has waited for something else.
+        let cost = begun.elapsed().min(Duration::from_millis(500));
+        *next_survey = Instant::now() + jittered(self.shared.config.polling_interval).max(cost * 20);
         let (registry, config) = (&self.shared.registry, &self.shared.config);
         let ours = |lane: &Lane| config.serves(&lane.queue) && registry.get(&lane.key).is_some();
         self.lanes.learn(heads.into_iter().filter(|head| ours(&head.lane)));
@@ -222,34 +218,6 @@ impl Poller {
         Ok(())
     }
 
-    fn start(&mut self, instance: InstanceId, claimed: Vec<Claimed>) {
-        let attempts: Vec<Arc<Attempt>> = claimed
-            .into_iter()
-            .map(|claimed| {
-                let lease = Lease { id: claimed.id, attempt: claimed.attempt, instance };
-                let (shared, holdings) = (Arc::clone(&self.shared), Arc::clone(&self.holdings));
-                Arc::new(Attempt::new(shared, lease, claimed, holdings, self.reports.clone()))
-            })
-            .collect();
-        // Held before it runs: from here on the heartbeat can stop it. What was claimed under a lease that has been
-        // lost meanwhile is told here: the heartbeat has looked before it was held.
-        self.holdings.add(&attempts);
-        if self.holdings.may_claim() != Some(instance) {
-            attempts.iter().for_each(|attempt| {
-                attempt.stop(Stop::LeaseLost);
-            });
-        }
-        for attempt in attempts {
-            let slot = self.slots.take(&attempt.claimed.lane.queue);
-            let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
-            attempt.set_task(task.abort_handle());
-            if task.is_finished() && !attempt.was_polled() {
-                tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker");
-                self.stopping.cancel();
-            }
-        }
-    }
-
     /// When to look again if nothing signals; `None`: at once.
     fn next_look(&mut self, next_survey: Instant) -> Option<Instant> {
         let paused = self.holdings.may_claim().is_none();
@@ -257,11 +225,10 @@ impl Poller {
             return Some(Instant::now() + Duration::from_millis(50));
         }
         let waiting: Vec<String> = self.lanes.waiting_for_room().into_iter().map(str::to_owned).collect();
-        for queue in waiting {
-            if self.slots.wake_when_free(&queue) {
-                return None;
-            }
+        if waiting.iter().any(|queue| self.starter.slots.wake_when_free(queue)) {
+            return None;
         }
+        self.starter.slots.rest(&waiting);
         Some(self.lanes.next_due().map_or(next_survey, |due| due.min(next_survey)))
     }
 }
@@ -272,7 +239,7 @@ async fn claim(
     store: Store,
     instance: InstanceId,
     pick: Pick,
-) -> (InstanceId, Pick, Result<Vec<Claimed>>) {
+) -> (InstanceId, Pick, Result<Taken>) {
     let claim = store.claim(instance, &pick.lane, pick.after, pick.room);
     let claimed = answer(&store, &shared.config, claim).await;
     (instance, pick, claimed)

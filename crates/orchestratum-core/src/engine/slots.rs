@@ -1,8 +1,8 @@
 //! How many commands of a queue may run, and how many more may wait in this process.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -14,13 +14,13 @@ use crate::engine::Shared;
 use crate::engine::attempt::Attempt;
 use crate::engine::wake::PollerWake;
 
-/// The slots of each queue. Owned by the poller.
+/// The slots of each queue.
 #[derive(Debug)]
 pub(crate) struct Slots {
     shared: Arc<Shared>,
     wake: Arc<PollerWake>,
     stopping: CancellationToken,
-    queues: HashMap<String, Arc<QueueSlots>>,
+    queues: Mutex<HashMap<String, Arc<QueueSlots>>>,
 }
 
 /// The slots of one queue.
@@ -32,10 +32,15 @@ pub(crate) struct QueueSlots {
     taken: AtomicUsize,
     /// Of those taken: kept free for what claims under way may bring. Changed by the poller only.
     reserved: AtomicUsize,
+    /// Whether the poller rests and nothing that it knows of waits for this queue.
+    idle: AtomicBool,
     /// The poller wants to be woken when `taken` falls to this.
     wake_at: AtomicUsize,
     done: AtomicUsize,
-    pace: std::sync::Mutex<Pace>,
+    pace: Mutex<Pace>,
+    wake: Arc<PollerWake>,
+    stopping: CancellationToken,
+    patience: Duration,
 }
 
 /// How fast commands of the queue were done lately.
@@ -50,9 +55,6 @@ struct Pace {
 #[derive(Debug)]
 pub(crate) struct Slot {
     queue: Arc<QueueSlots>,
-    wake: Arc<PollerWake>,
-    stopping: CancellationToken,
-    patience: Duration,
 }
 
 /// No wake-up wanted.
@@ -67,59 +69,79 @@ const PACE_WINDOW: Duration = Duration::from_millis(100);
 
 impl Slots {
     pub(crate) fn new(shared: Arc<Shared>, wake: Arc<PollerWake>, stopping: CancellationToken) -> Self {
-        Self { shared, wake, stopping, queues: HashMap::new() }
+        Self { shared, wake, stopping, queues: Mutex::default() }
     }
 
-    fn queue(&mut self, name: &str) -> &Arc<QueueSlots> {
-        if !self.queues.contains_key(name) {
-            let limit = self.shared.config.concurrency_of(name);
-            self.queues.insert(name.to_owned(), Arc::new(QueueSlots::new(limit)));
+    fn queue(&self, name: &str) -> Arc<QueueSlots> {
+        let mut queues = lock(&self.queues);
+        if let Some(slots) = queues.get(name) {
+            return Arc::clone(slots);
         }
-        &self.queues[name]
+        let limit = self.shared.config.concurrency_of(name);
+        let (wake, stopping) = (Arc::clone(&self.wake), self.stopping.clone());
+        let slots = Arc::new(QueueSlots::new(limit, wake, stopping, patience(&self.shared.config)));
+        queues.insert(name.to_owned(), Arc::clone(&slots));
+        slots
     }
 
     /// How many commands of the queue may be claimed now.
-    pub(crate) fn room(&mut self, queue: &str) -> usize {
+    pub(crate) fn room(&self, queue: &str) -> usize {
         let most_ahead = self.shared.config.claim_batch.saturating_mul(4);
         self.queue(queue).room(most_ahead)
     }
 
     /// Keeps places free for what a claim may bring.
-    pub(crate) fn reserve(&mut self, queue: &str, places: usize) {
+    pub(crate) fn reserve(&self, queue: &str, places: usize) {
         let slots = self.queue(queue);
         slots.reserved.fetch_add(places, Ordering::AcqRel);
         slots.taken.fetch_add(places, Ordering::AcqRel);
     }
 
     /// Gives back places that a claim did not fill.
-    pub(crate) fn release(&mut self, queue: &str, places: usize) {
+    pub(crate) fn release(&self, queue: &str, places: usize) {
         let slots = self.queue(queue);
         slots.reserved.fetch_sub(places, Ordering::AcqRel);
         slots.taken.fetch_sub(places, Ordering::AcqRel);
     }
 
     /// No claim is under way: a panic may have left places that nothing will fill.
-    pub(crate) fn release_all(&mut self) {
-        for slots in self.queues.values() {
+    pub(crate) fn release_all(&self) {
+        for slots in lock(&self.queues).values() {
             let left = slots.reserved.swap(0, Ordering::AcqRel);
             slots.taken.fetch_sub(left, Ordering::AcqRel);
         }
     }
 
-    /// A reserved place for a command that has just been claimed.
-    pub(crate) fn take(&mut self, queue: &str) -> Slot {
-        let slots = Arc::clone(self.queue(queue));
-        slots.reserved.fetch_sub(1, Ordering::AcqRel);
-        Slot {
-            queue: slots,
-            wake: Arc::clone(&self.wake),
-            stopping: self.stopping.clone(),
-            patience: patience(&self.shared.config),
+    /// Reserved places, for commands that have just been claimed.
+    pub(crate) fn take(&self, queue: &str, count: usize) -> Vec<Slot> {
+        let slots = self.queue(queue);
+        slots.reserved.fetch_sub(count, Ordering::AcqRel);
+        (0..count).map(|_| Slot { queue: Arc::clone(&slots) }).collect()
+    }
+
+    /// A place for a command that is about to be appended, if it can run at once and passes nothing that waits.
+    pub(crate) fn take_free(&self, queue: &str) -> Option<Slot> {
+        let queue = lock(&self.queues).get(queue).cloned()?;
+        let one_more = |taken| (taken < queue.limit).then_some(taken + 1);
+        let is_free = queue.idle.load(Ordering::Acquire)
+            && queue.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok();
+        is_free.then(|| Slot { queue })
+    }
+
+    /// The poller looks for work.
+    pub(crate) fn search(&self) {
+        lock(&self.queues).values().for_each(|slots| slots.idle.store(false, Ordering::Release));
+    }
+
+    /// The poller has found all there is, but for these queues, which have no room for it.
+    pub(crate) fn rest(&self, waiting: &[String]) {
+        for (name, slots) in lock(&self.queues).iter() {
+            slots.idle.store(!waiting.contains(name), Ordering::Release);
         }
     }
 
     /// Asks to be woken once the queue has room worth a claim. `true`: it has already, do not wait.
-    pub(crate) fn wake_when_free(&mut self, queue: &str) -> bool {
+    pub(crate) fn wake_when_free(&self, queue: &str) -> bool {
         let most_ahead = self.shared.config.claim_batch.saturating_mul(4);
         let slots = self.queue(queue);
         let wake_at = slots.wake_at_level(most_ahead);
@@ -135,15 +157,19 @@ pub(crate) fn patience(config: &Config) -> Duration {
 }
 
 impl QueueSlots {
-    fn new(limit: usize) -> Self {
+    fn new(limit: usize, wake: Arc<PollerWake>, stopping: CancellationToken, patience: Duration) -> Self {
         Self {
             limit,
             permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             taken: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
+            idle: AtomicBool::new(false),
             wake_at: AtomicUsize::new(NEVER),
             done: AtomicUsize::new(0),
-            pace: std::sync::Mutex::new(Pace { since: Instant::now(), done: 0, per_second: 0.0 }),
+            pace: Mutex::new(Pace { since: Instant::now(), done: 0, per_second: 0.0 }),
+            wake,
+            stopping,
+            patience,
         }
     }
 
@@ -154,7 +180,7 @@ impl QueueSlots {
     }
 
     fn target(&self, most_ahead: usize) -> usize {
-        let per_second = self.pace().per_second;
+        let per_second = lock(&self.pace).per_second;
         // A cast of a finite, positive number of at most a few millions.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped first")]
         let ahead = (per_second * AHEAD_SECONDS).clamp(0.0, 1e6) as usize;
@@ -171,7 +197,7 @@ impl QueueSlots {
     /// The pace is the larger of the last measured one and its own past, fading: a burst after a pause starts fast.
     fn measure(&self) {
         let done = self.done.load(Ordering::Acquire);
-        let mut pace = self.pace();
+        let mut pace = lock(&self.pace);
         let elapsed = pace.since.elapsed();
         if elapsed < PACE_WINDOW {
             return;
@@ -181,17 +207,13 @@ impl QueueSlots {
         let faded = pace.per_second * (-elapsed.as_secs_f64()).exp();
         *pace = Pace { since: Instant::now(), done, per_second: now.max(faded) };
     }
-
-    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl Slot {
     /// Waits for permission to run. `None`: the worker stops, the handler was told to stop, or it took too long; then
     /// the command goes back without having used up anything.
     pub(crate) async fn wait(&self, attempt: &Attempt) -> Option<OwnedSemaphorePermit> {
-        if self.stopping.is_cancelled() {
+        if self.queue.stopping.is_cancelled() {
             return None;
         }
         if let Ok(permit) = Arc::clone(&self.queue.permits).try_acquire_owned() {
@@ -199,10 +221,10 @@ impl Slot {
         }
         tokio::select! {
             biased;
-            () = self.stopping.cancelled() => None,
+            () = self.queue.stopping.cancelled() => None,
             () = attempt.token.cancelled() => None,
             permit = Arc::clone(&self.queue.permits).acquire_owned() => permit.ok(),
-            () = tokio::time::sleep(self.patience) => None,
+            () = tokio::time::sleep(self.queue.patience) => None,
         }
     }
 }
@@ -214,7 +236,12 @@ impl Drop for Slot {
         let wake_at = self.queue.wake_at.load(Ordering::SeqCst);
         if wake_at != NEVER && left <= wake_at {
             self.queue.wake_at.store(NEVER, Ordering::Release);
-            self.wake.notify();
+            self.queue.wake.notify();
         }
     }
+}
+
+/// A panic elsewhere leaves these whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,6 +18,7 @@ use crate::engine::housekeeper::Housekeeper;
 use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
+use crate::engine::starter::Starter;
 use crate::engine::{Shared, listener, quietly};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
@@ -218,14 +219,21 @@ async fn run(
     };
     let finisher = Finisher { reports: reported, settler };
     let finisher = tokio::spawn(finisher.run());
-    let poller = Poller {
+    let starter = Arc::new(Starter {
         shared: Arc::clone(shared),
-        store: store.clone(),
         holdings: Arc::clone(holdings),
         runtime,
         reports,
         stopping: stopping.clone(),
         slots: Slots::new(Arc::clone(shared), Arc::clone(&wake), stopping.clone()),
+    });
+    shared.starters.attach(&starter);
+    let poller = Poller {
+        shared: Arc::clone(shared),
+        store: store.clone(),
+        holdings: Arc::clone(holdings),
+        starter: Arc::clone(&starter),
+        stopping: stopping.clone(),
         wake: Arc::clone(&wake),
         lanes: Lanes::default(),
     };
@@ -250,6 +258,7 @@ async fn run(
     };
     stopping.cancel();
     shared.wake.detach(&wake);
+    shared.starters.detach(&starter);
     // A claim that is under way is let finish, so that what it takes is held and given back.
     if tokio::time::timeout(LAST_WRITES, poller).await.is_err() {
         holdings.doubt();

@@ -1,14 +1,17 @@
 //! Append: a command becomes durable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
 use crate::command::{CommandId, NewCommand, RunAt};
 use crate::error::Result;
+use crate::instance_id::InstanceId;
 use crate::instant::Timestamp;
+use crate::state::State;
 use crate::store::backend::Backend;
+use crate::store::settle::stored as counter;
 use crate::store::sql::{Column, Columns, Expression, Kind, Sql, Table};
 use crate::store::{Store, execute_in, rows_in};
 
@@ -19,6 +22,17 @@ pub(crate) struct Stored {
     /// `false` when a live command already held the unique key; `id` is then that command's.
     pub(crate) is_new: bool,
 }
+
+/// The leases under which commands are to run as soon as they are stored: a claim in the append's own transaction.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    pub(crate) instance: InstanceId,
+    /// One for each command of the append; `None`: it waits to be claimed.
+    pub(crate) ids: Vec<Option<CommandId>>,
+}
+
+/// The number of an attempt that begins with the append.
+pub(crate) const FIRST_ATTEMPT: u32 = 1;
 
 /// The channel on which appends are announced.
 pub(crate) const CHANNEL: &str = "orchestratum";
@@ -57,31 +71,33 @@ pub(super) const LIVE: Table = Table {
     name: "orchestratum_live",
     inputs: &[
         ("id", Kind::Id),
+        ("state", Kind::Text),
         ("queue", Kind::Text),
         ("command_key", Kind::Text),
         ("priority", Kind::Small),
         ("run_at", Kind::Big),
         ("from_now", Kind::Big),
         ("attempt", Kind::Int),
+        ("instance", Kind::NullableId),
         ("unique_key", Kind::NullableText),
     ],
     columns: &[
         ("id", Expression::Input(0)),
-        ("state", Expression::Fixed("'pending'")),
-        ("queue", Expression::Input(1)),
-        ("command_key", Expression::Input(2)),
-        ("priority", Expression::Input(3)),
-        ("run_at", Expression::PlusNowTimes(4, 5)),
-        ("attempt", Expression::Input(6)),
+        ("state", Expression::Input(1)),
+        ("queue", Expression::Input(2)),
+        ("command_key", Expression::Input(3)),
+        ("priority", Expression::Input(4)),
+        ("run_at", Expression::PlusNowTimes(5, 6)),
+        ("attempt", Expression::Input(7)),
         ("failures", Expression::Fixed("0")),
         ("losses", Expression::Fixed("0")),
-        ("instance", Expression::Fixed("NULL")),
+        ("instance", Expression::Input(8)),
         ("cancel_requested", Expression::Fixed("false")),
-        ("unique_key", Expression::Input(7)),
+        ("unique_key", Expression::Input(9)),
     ],
 };
 
-/// Statements stay below this many bytes of payload: MariaDB's `max_allowed_packet` is 16 MiB by default.
+/// Statements stay below this many bytes of payloads and follow-ups: MariaDB's `max_allowed_packet` is 16 MiB by default.
 const MAX_STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 /// And below this many rows: beyond it a larger statement gains nothing.
 const MAX_STATEMENT_ROWS: usize = 2_000;
@@ -89,37 +105,101 @@ const MAX_STATEMENT_ROWS: usize = 2_000;
 impl Store {
     /// Appends all commands or none. Durable when it returns; the answers are in the order of the commands.
     pub(crate) async fn append(&self, commands: &[NewCommand]) -> Result<Vec<Stored>> {
-        if self.backend.chains_writes() && !self.poll_only {
-            let stored = fresh(commands);
-            let rows = rows_of(commands, &stored, |command| command.unique_key.is_none());
-            if rows.len() == commands.len() && chunks(&rows, self.backend).count() == 1 {
-                self.append_at_once(commands, &rows).await?;
-                return Ok(stored);
-            }
+        let stored = fresh(commands, None);
+        if let Some(rows) = self.rows_of_one_statement(commands, &stored, None) {
+            self.append_at_once(commands, &rows, None).await?;
+            return Ok(stored);
         }
         self.write(move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
-                append_in(transaction, self.backend, commands, !self.poll_only).await
+                insert_in(transaction, self.backend, commands, fresh(commands, None), None, !self.poll_only).await
             })
         })
         .await
     }
 
-    /// The same in one statement, hence in one round trip: the writes of one `WITH` commit together.
-    async fn append_at_once(&self, commands: &[NewCommand], rows: &[Row<'_>]) -> Result<()> {
-        let sql = self
-            .sql("WITH live AS (")
+    /// The same, with leases for some of the commands. `false` in the answer: none was given, because the instance has
+    /// been fenced or one of the queues is paused, and all of them wait.
+    ///
+    /// If it fails without an answer of the database, the leases may have been given all the same, like those of a claim.
+    pub(crate) async fn append_leased(&self, commands: &[NewCommand], leases: &Leases) -> Result<(Vec<Stored>, bool)> {
+        let stored = fresh(commands, Some(leases));
+        if let Some(rows) = self.rows_of_one_statement(commands, &stored, Some(leases)) {
+            if self.append_at_once(commands, &rows, Some(leases)).await? {
+                return Ok((stored, true));
+            }
+            return Ok((self.append(commands).await?, false));
+        }
+        self.write(move |transaction| {
+            Box::pin(async move {
+                let transaction = &*transaction;
+                let may_lease = self.may_lease(self.sql(""), commands, leases);
+                let may_lease = !rows_in(transaction, may_lease).await?.is_empty();
+                let leases = may_lease.then_some(leases);
+                let stored = fresh(commands, leases);
+                let stored = insert_in(transaction, self.backend, commands, stored, leases, !self.poll_only).await?;
+                Ok((stored, leases.is_some()))
+            })
+        })
+        .await
+    }
+
+    /// The rows, if one statement can write them all.
+    fn rows_of_one_statement<'a>(
+        &self,
+        commands: &'a [NewCommand],
+        stored: &[Stored],
+        leases: Option<&Leases>,
+    ) -> Option<Vec<Row<'a>>> {
+        if !self.backend.chains_writes() || self.poll_only {
+            return None;
+        }
+        let rows = plain_rows(commands, stored, leases);
+        (rows.len() == commands.len() && chunks(&rows, self.backend).count() == 1).then_some(rows)
+    }
+
+    /// The append in one statement, hence in one round trip: the writes of one `WITH` commit together. `false`: there
+    /// were leases to be given, and nothing was written because they must not be.
+    async fn append_at_once(
+        &self,
+        commands: &[NewCommand],
+        rows: &[Row<'_>],
+        leases: Option<&Leases>,
+    ) -> Result<bool> {
+        let (guard, only_if) = match leases {
+            Some(leases) => {
+                let guard = self.may_lease(self.sql("WITH lease AS MATERIALIZED ("), commands, leases);
+                (guard.text("), "), " WHERE EXISTS (SELECT 1 FROM lease)")
+            }
+            None => (self.sql("WITH "), ""),
+        };
+        let sql = guard
+            .text("live AS (")
             .insert(&LIVE, live_columns(rows))
+            .text(only_if)
             .text("), commands AS (")
             .insert(&COMMANDS, command_columns(rows))
-            .text(") SELECT pg_notify('")
-            .text(CHANNEL)
-            .text("', n.lane) FROM unnest(")
-            .bind(announcements(commands))
-            .text("::text[]) AS n(lane)");
-        self.rows(sql).await?;
-        Ok(())
+            .text(only_if)
+            .text(") SELECT ");
+        let waiting = announcements(rows);
+        let sql = match (leases, waiting.is_empty()) {
+            (None, _) => notify(sql, waiting),
+            (Some(_), true) => sql.text("1 FROM lease"),
+            (Some(_), false) => notify(sql, waiting).text(", lease"),
+        };
+        Ok(!self.rows(sql).await?.is_empty())
+    }
+
+    /// Has a row if what waits in these queues may be leased to the instance: as in a claim, a plain read.
+    fn may_lease(&self, sql: Sql, commands: &[NewCommand], leases: &Leases) -> Sql {
+        let leased = std::iter::zip(commands, &leases.ids).filter(|(_, id)| id.is_some());
+        let queues: BTreeSet<&str> = leased.map(|(command, _)| command.queue.as_str()).collect();
+        sql.text("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
+            .bind(leases.instance.as_uuid())
+            .text(" AND NOT EXISTS (SELECT 1 FROM orchestratum_queues WHERE name")
+            .any_text(queues)
+            .text(")")
     }
 }
 
@@ -131,33 +211,71 @@ pub(crate) async fn append_in(
     commands: &[NewCommand],
     notify: bool,
 ) -> Result<Vec<Stored>> {
-    let mut stored = fresh(commands);
-    let plain = rows_of(commands, &stored, |command| command.unique_key.is_none());
+    insert_in(transaction, backend, commands, fresh(commands, None), None, notify).await
+}
+
+async fn insert_in(
+    transaction: &DatabaseTransaction,
+    backend: Backend,
+    commands: &[NewCommand],
+    mut stored: Vec<Stored>,
+    leases: Option<&Leases>,
+    notifies: bool,
+) -> Result<Vec<Stored>> {
+    let plain = plain_rows(commands, &stored, leases);
     for rows in chunks(&plain, backend) {
         execute_in(transaction, Sql::new(backend, "").insert(&LIVE, live_columns(rows))).await?;
         execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_columns(rows))).await?;
     }
     insert_unique(transaction, backend, commands, &mut stored).await?;
-    if notify && backend.notifies() {
-        let sql = Sql::new(backend, "SELECT pg_notify('")
-            .text(CHANNEL)
-            .text("', n.lane) FROM unnest(")
-            .bind(announcements(commands))
-            .text("::text[]) AS n(lane)");
-        rows_in(transaction, sql).await?;
+    if notifies && backend.notifies() {
+        let waiting = announcements(&rows_of(commands, &stored, leases));
+        if !waiting.is_empty() {
+            rows_in(transaction, notify(Sql::new(backend, "SELECT "), waiting)).await?;
+        }
     }
     Ok(stored)
 }
 
-fn fresh(commands: &[NewCommand]) -> Vec<Stored> {
-    commands.iter().map(|_| Stored { id: CommandId::new(), is_new: true }).collect()
+/// Ids for commands, those of their leases where they have one.
+fn fresh(commands: &[NewCommand], leases: Option<&Leases>) -> Vec<Stored> {
+    let id = |index: usize| leases.and_then(|leases| leases.ids[index]).unwrap_or_else(CommandId::new);
+    (0..commands.len()).map(|index| Stored { id: id(index), is_new: true }).collect()
 }
 
-/// A command with the id that it is to be stored under.
-type Row<'a> = (&'a NewCommand, Stored);
+/// A command with the id that it is to be stored under, and the instance that runs it at once.
+#[derive(Debug)]
+struct Row<'a> {
+    command: &'a NewCommand,
+    id: CommandId,
+    instance: Option<InstanceId>,
+    retry_policy: Option<String>,
+    follow_ups: Option<String>,
+}
 
-fn rows_of<'a>(commands: &'a [NewCommand], stored: &[Stored], wanted: impl Fn(&NewCommand) -> bool) -> Vec<Row<'a>> {
-    std::iter::zip(commands, stored.iter().copied()).filter(|(command, _)| wanted(command)).collect()
+impl<'a> Row<'a> {
+    fn new(command: &'a NewCommand, id: CommandId, instance: Option<InstanceId>) -> Self {
+        let (retry_policy, follow_ups) = (command.stored_policy(), command.stored_follow_ups());
+        Self { command, id, instance, retry_policy, follow_ups }
+    }
+
+    /// How much text it brings to a statement, about.
+    fn bytes(&self) -> usize {
+        self.command.payload.len() + self.follow_ups.as_ref().map_or(0, String::len)
+    }
+}
+
+fn rows_of<'a>(commands: &'a [NewCommand], stored: &[Stored], leases: Option<&Leases>) -> Vec<Row<'a>> {
+    let instance = |index: usize| leases.filter(|leases| leases.ids[index].is_some()).map(|leases| leases.instance);
+    let rows = std::iter::zip(commands, stored).enumerate();
+    rows.map(|(index, (command, stored))| Row::new(command, stored.id, instance(index))).collect()
+}
+
+/// Those without a unique key.
+fn plain_rows<'a>(commands: &'a [NewCommand], stored: &[Stored], leases: Option<&Leases>) -> Vec<Row<'a>> {
+    let mut rows = rows_of(commands, stored, leases);
+    rows.retain(|row| row.command.unique_key.is_none());
+    rows
 }
 
 /// How often a holder may end between our insert and our look at it, before we say that we lost too many races.
@@ -181,15 +299,15 @@ async fn insert_unique(
         if by_key.is_empty() {
             return Ok(());
         }
-        let first: Vec<Row<'_>> = by_key.values().map(|indexes| (&commands[indexes[0]], stored[indexes[0]])).collect();
+        let row = |index: usize| Row::new(&commands[index], stored[index].id, None);
+        let first: Vec<Row<'_>> = by_key.values().map(|indexes| row(indexes[0])).collect();
         for rows in chunks(&first, backend) {
             let sql = Sql::new(backend, "").insert(&LIVE, live_columns(rows)).text(backend.on_unique_conflict_skip());
             execute_in(transaction, sql).await?;
         }
         let holders = holders_in(transaction, backend, by_key.keys().copied()).await?;
         let holder = |command: &NewCommand| command.unique_key.as_ref().and_then(|key| holders.get(key));
-        let won: Vec<Row<'_>> =
-            first.into_iter().filter(|(command, stored)| holder(command) == Some(&stored.id)).collect();
+        let won: Vec<Row<'_>> = first.into_iter().filter(|row| holder(row.command) == Some(&row.id)).collect();
         by_key.retain(|key, indexes| {
             let Some(holder) = holders.get(*key) else { return true };
             for index in indexes {
@@ -230,12 +348,12 @@ pub(super) async fn holders_in<'a>(
 
 /// Rows of one statement each.
 fn chunks<'r, 'a>(rows: &'r [Row<'a>], backend: Backend) -> impl Iterator<Item = &'r [Row<'a>]> {
-    let most = MAX_STATEMENT_ROWS.min(backend.max_values() / COMMANDS.inputs.len());
+    let most = MAX_STATEMENT_ROWS.min(backend.max_values() / COMMANDS.inputs.len().max(LIVE.inputs.len()));
     let mut rest = rows;
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = rest.iter().take(most).take_while(|(command, _)| {
-            bytes += command.payload.len();
+        let fits = rest.iter().take(most).take_while(|row| {
+            bytes += row.bytes();
             bytes <= MAX_STATEMENT_BYTES
         });
         // One that is larger than a statement should be goes alone.
@@ -247,49 +365,54 @@ fn chunks<'r, 'a>(rows: &'r [Row<'a>], backend: Backend) -> impl Iterator<Item =
 }
 
 fn live_columns(rows: &[Row<'_>]) -> Vec<Column> {
-    let commands = rows.iter().map(|(command, _)| *command);
+    let commands = rows.iter().map(|row| row.command);
     let run_at = |command: &NewCommand| match command.run_at {
         RunAt::AfterMicros(micros) => (micros, 1_i64),
         RunAt::AtMicros(micros) => (micros, 0),
     };
+    // The state after a claim, or the one before.
+    let leased = rows.iter().map(|row| row.instance.is_some());
     vec![
-        Column::each(rows.iter().map(|(_, stored)| stored.id.as_uuid())),
+        Column::each(rows.iter().map(|row| row.id.as_uuid())),
+        Column::of(leased.clone().map(|leased| if leased { State::Running } else { State::Pending }.as_str())),
         Column::of(commands.clone().map(|command| command.queue.as_str())),
         Column::of(commands.clone().map(|command| command.key.as_str())),
         Column::of(commands.clone().map(|command| command.priority)),
         Column::of(commands.clone().map(|command| run_at(command).0)),
         Column::of(commands.clone().map(|command| run_at(command).1)),
-        Column::Same(0_i32.into()),
+        Column::of(leased.map(|leased| counter(if leased { FIRST_ATTEMPT } else { 0 }))),
+        Column::of(rows.iter().map(|row| row.instance.map(InstanceId::as_uuid))),
         Column::of(commands.map(|command| command.unique_key.as_deref())),
     ]
 }
 
 fn command_columns(rows: &[Row<'_>]) -> Vec<Column> {
-    let commands = rows.iter().map(|(command, _)| *command);
-    let policy = |command: &NewCommand| serde_json::to_string(command.retry_policy.as_ref()?).ok();
-    let follow_ups = |command: &NewCommand| {
-        let follow_ups = &command.follow_ups;
-        (!follow_ups.is_empty()).then(|| serde_json::to_string(follow_ups).ok()).flatten()
-    };
+    let commands = rows.iter().map(|row| row.command);
     vec![
-        Column::each(rows.iter().map(|(_, stored)| stored.id.as_uuid())),
+        Column::each(rows.iter().map(|row| row.id.as_uuid())),
         Column::of(commands.clone().map(|command| command.queue.as_str())),
         Column::of(commands.clone().map(|command| command.key.as_str())),
         Column::of(commands.clone().map(|command| command.priority)),
         Column::each(commands.clone().map(|command| command.payload.as_str())),
         Column::of(commands.clone().map(|command| command.timeout_ms)),
         Column::of(commands.clone().map(|command| command.retry_count)),
-        Column::of(commands.clone().map(policy)),
-        Column::of(commands.clone().map(follow_ups)),
+        Column::of(rows.iter().map(|row| row.retry_policy.as_deref())),
+        Column::of(rows.iter().map(|row| row.follow_ups.as_deref())),
         Column::of(commands.map(|command| command.unique_key.as_deref())),
     ]
 }
 
-/// The lanes that have something to run, and after how many microseconds, as texts that a listener reads back.
-fn announcements(commands: &[NewCommand]) -> Vec<String> {
+/// Tells listeners of these lanes, as a `SELECT` that has begun.
+fn notify(sql: Sql, lanes: Vec<String>) -> Sql {
+    let sql = sql.text("pg_notify('").text(CHANNEL).text("', n.lane) FROM unnest(");
+    sql.bind(lanes).text("::text[]) AS n(lane)")
+}
+
+/// The lanes that have something to claim, and after how many microseconds, as texts that a listener reads back.
+fn announcements(rows: &[Row<'_>]) -> Vec<String> {
     let now = Timestamp::now().as_micros();
     let mut lanes: HashMap<(&str, &str, i16), i64> = HashMap::new();
-    for command in commands {
+    for command in rows.iter().filter(|row| row.instance.is_none()).map(|row| row.command) {
         let delay = match command.run_at {
             RunAt::AfterMicros(micros) => micros,
             RunAt::AtMicros(micros) => micros.saturating_sub(now).max(0),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
 use uuid::Uuid;
 
-use crate::command::CommandId;
+use crate::command::{CommandId, NewCommand};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::instant::Timestamp;
+use crate::store::append::FIRST_ATTEMPT;
 use crate::store::sql::{Columns, Sql};
 use crate::store::{Store, execute_in, rows_in};
 
@@ -38,7 +39,6 @@ pub(crate) struct Head {
 pub(crate) struct Claimed {
     pub(crate) id: CommandId,
     pub(crate) attempt: u32,
-    pub(crate) run_at: Timestamp,
     pub(crate) lane: Arc<Lane>,
     pub(crate) payload: String,
     pub(crate) timeout_ms: i64,
@@ -46,6 +46,31 @@ pub(crate) struct Claimed {
     pub(crate) failures: u32,
     pub(crate) retry_policy: Option<String>,
     pub(crate) follow_ups: Option<String>,
+}
+
+impl Claimed {
+    /// A command that was stored under a lease.
+    pub(crate) fn stored(id: CommandId, command: NewCommand) -> Self {
+        Self {
+            id,
+            attempt: FIRST_ATTEMPT,
+            retry_policy: command.stored_policy(),
+            follow_ups: command.stored_follow_ups(),
+            lane: Arc::new(Lane { queue: command.queue, key: command.key, priority: command.priority }),
+            payload: command.payload,
+            timeout_ms: command.timeout_ms,
+            retry_count: number(command.retry_count),
+            failures: 0,
+        }
+    }
+}
+
+/// What a claim took of a lane, the oldest first.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) commands: Vec<Claimed>,
+    /// When the last of them was due.
+    pub(crate) reached: Option<Timestamp>,
 }
 
 /// What a claim reads of the command's row.
@@ -119,8 +144,8 @@ impl Store {
         lane: &Lane,
         after: Timestamp,
         room: usize,
-    ) -> Result<Vec<Claimed>> {
-        let mut claimed = if self.backend.chains_writes() {
+    ) -> Result<Taken> {
+        let mut due = if self.backend.chains_writes() {
             self.claim_at_once(instance, lane, after, room).await?
         } else {
             self.write(move |transaction| {
@@ -131,8 +156,9 @@ impl Store {
             })
             .await?
         };
-        claimed.sort_unstable_by_key(|command| (command.run_at, command.id));
-        Ok(claimed)
+        due.sort_unstable_by_key(|(run_at, command)| (*run_at, command.id));
+        let reached = due.last().map(|(run_at, _)| *run_at);
+        Ok(Taken { commands: due.into_iter().map(|(_, command)| command).collect(), reached })
     }
 
     /// One round trip. The due rows are materialized first: without it the planner may run the limited query again
@@ -143,7 +169,7 @@ impl Store {
         lane: &Lane,
         after: Timestamp,
         room: usize,
-    ) -> Result<Vec<Claimed>> {
+    ) -> Result<Vec<Due>> {
         let sql = self.due(self.sql("WITH due AS MATERIALIZED ("), "id", lane, after, room).text(
             " FOR UPDATE SKIP LOCKED), l AS (
                 UPDATE orchestratum_live SET state = 'running', attempt = attempt + 1, instance = ",
@@ -156,7 +182,7 @@ impl Store {
             .text(") RETURNING id, attempt, run_at, failures) SELECT l.id, l.attempt, l.run_at, l.failures, ")
             .text(COMMAND)
             .text(" FROM l JOIN orchestratum_commands c ON c.id = l.id");
-        read_claimed(&self.rows(sql).await?, lane)
+        read_claimed(&self.write_rows(sql).await?, lane)
     }
 
     /// The portable way: find, with a lock where rows can be locked, update by primary key, read the wide rows.
@@ -167,7 +193,7 @@ impl Store {
         lane: &Lane,
         after: Timestamp,
         room: usize,
-    ) -> Result<Vec<Claimed>> {
+    ) -> Result<Vec<Due>> {
         // A plain read: as a part of the update it would lock the row that the heartbeat writes.
         let sql =
             self.sql("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ").bind(instance.as_uuid());
@@ -242,6 +268,9 @@ impl Sql {
     }
 }
 
+/// When a command was due, and the command.
+type Due = (Timestamp, Claimed);
+
 /// The narrow row of a command that has just been claimed.
 struct Leased {
     id: Uuid,
@@ -257,11 +286,10 @@ impl Leased {
     }
 
     /// Reads the columns [`COMMAND`].
-    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Result<Claimed, DbErr> {
-        Ok(Claimed {
+    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Result<Due, DbErr> {
+        let claimed = Claimed {
             id: self.id.into(),
             attempt: number(self.attempt),
-            run_at: Timestamp::from_micros(self.run_at),
             failures: number(self.failures),
             lane: Arc::clone(lane),
             payload: wide.take()?,
@@ -269,12 +297,13 @@ impl Leased {
             retry_count: number(wide.take()?),
             retry_policy: wide.take()?,
             follow_ups: wide.take()?,
-        })
+        };
+        Ok((Timestamp::from_micros(self.run_at), claimed))
     }
 }
 
 /// Reads rows with the columns [`DUE`] and [`COMMAND`].
-fn read_claimed(rows: &[QueryResult], lane: &Lane) -> Result<Vec<Claimed>> {
+fn read_claimed(rows: &[QueryResult], lane: &Lane) -> Result<Vec<Due>> {
     let lane = Arc::new(lane.clone());
     let claimed = rows.iter().map(|row| {
         let mut columns = Columns::new(row);

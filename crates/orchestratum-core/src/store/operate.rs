@@ -99,12 +99,14 @@ impl Store {
         let (priority, unique_key): (i16, Option<String>) = (columns.take()?, columns.take()?);
         let row = vec![
             Column::each(std::iter::once(id.as_uuid())),
+            Column::Same(State::Pending.as_str().into()),
             Column::Same(queue.into()),
             Column::Same(key.into()),
             Column::Same(priority.into()),
             Column::Same(0_i64.into()),
             Column::Same(1_i64.into()),
             Column::Same(stored(attempt).into()),
+            Column::Same(None::<uuid::Uuid>.into()),
             Column::Same(unique_key.clone().into()),
         ];
         let mut sql = self.sql("").insert(&LIVE, row);

@@ -188,9 +188,10 @@ impl Store {
             .guarded(sql, lease.instance, lease.attempt)
             .text(" RETURNING id) ")
             .insert(&ENDED, ended_columns(&rows))
+            // The first column that differs between rows: the id, the first input of the table.
             .text(" JOIN gone ON gone.id = r.column1 RETURNING id");
         let mut gone = HashSet::with_capacity(ids.len());
-        for row in self.rows(sql).await? {
+        for row in self.write_rows(sql).await? {
             gone.insert(Columns::new(&row).take::<Uuid>()?);
         }
         let settled = |id| if gone.contains(id) { Settled::Now(State::Completed) } else { Settled::LeaseLost };
@@ -363,8 +364,8 @@ impl Store {
                 });
             }
         }
-        self.settle_in(transaction, &reports.iter().collect::<Vec<_>>()).await?;
-        Ok(reports.len())
+        let settled = self.settle_in(transaction, &reports.iter().collect::<Vec<_>>()).await?;
+        Ok(settled.iter().filter(|settled| matches!(settled, Settled::Now(_))).count())
     }
 
     /// Completes within the handler's own transaction: the completion commits with whatever else it writes.

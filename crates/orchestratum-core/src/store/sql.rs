@@ -122,7 +122,7 @@ impl Sql {
         if self.backend.inserts_selected() {
             self.insert_selected(table, inputs)
         } else {
-            self.insert_rows(table, inputs)
+            self.insert_rows(table, &inputs)
         }
         self
     }
@@ -191,20 +191,13 @@ impl Sql {
         self.push(") AS r WHERE true");
     }
 
-    fn insert_rows(&mut self, table: &Table, inputs: Vec<Column>) {
+    fn insert_rows(&mut self, table: &Table, inputs: &[Column]) {
         let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
-        let mut inputs: Vec<_> = inputs
-            .into_iter()
-            .map(|input| match input {
-                Column::Same(value) => vec![value; rows].into_iter(),
-                Column::Each(values) => values.into_iter(),
-            })
-            .collect();
         self.push("VALUES ");
         for row in 0..rows {
             self.push(if row > 0 { ", (" } else { "(" });
-            self.expressions(table, |sql, input| match inputs[input].next() {
-                Some(value) if !is_null(&value) => sql.push_value(value),
+            self.expressions(table, |sql, input| match inputs[input].of_row(row) {
+                Some(value) if !is_null(value) => sql.push_value(value.clone()),
                 _ => sql.push("NULL"),
             });
             self.push(")");
@@ -270,6 +263,13 @@ impl Column {
         match others.next() {
             Some(first) if others.all(|other| other == first) => Self::Same(first.into()),
             _ => Self::each(values),
+        }
+    }
+
+    fn of_row(&self, row: usize) -> Option<&Value> {
+        match self {
+            Self::Same(value) => Some(value),
+            Self::Each(values) => values.get(row),
         }
     }
 

@@ -62,7 +62,7 @@ impl Table {
 
     async fn claim(&self, queue: &str) -> usize {
         let first = Timestamp::from_micros(i64::MIN);
-        self.store.claim(self.instance, &Self::lane(queue), first, 10).await.unwrap().len()
+        self.store.claim(self.instance, &Self::lane(queue), first, 10).await.unwrap().commands.len()
     }
 
     /// A command in the given state.

@@ -52,7 +52,8 @@ pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Res
 
 /// The driver's own reason, where SeaORM's pool has only waited for it.
 async fn why(url: &str, error: sea_orm::DbErr) -> Error {
-    if !matches!(error, sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_)) {
+    let timed_out = matches!(super::sqlx_error(&error), Some(sea_orm::sqlx::Error::PoolTimedOut));
+    if !timed_out && !matches!(error, sea_orm::DbErr::ConnectionAcquire(_)) {
         return Error::Unreachable(error);
     }
     #[cfg(feature = "postgres")]

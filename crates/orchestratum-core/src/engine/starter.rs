@@ -1,0 +1,161 @@
+//! Where attempts begin: with what the poller has claimed, and with what an append of this process has stored under a
+//! lease because a slot was free.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{CommandId, NewCommand, RunAt};
+use crate::engine::Shared;
+use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
+use crate::engine::held::Holdings;
+use crate::engine::slots::{Slot, Slots};
+use crate::instance_id::InstanceId;
+use crate::store::append::Leases;
+use crate::store::claim::Claimed;
+use crate::store::settle::Lease;
+
+/// Starts the attempts of one worker.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) holdings: Arc<Holdings>,
+    /// Where handlers run.
+    pub(crate) runtime: Handle,
+    pub(crate) reports: mpsc::UnboundedSender<Finished>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) slots: Slots,
+}
+
+/// The starters of this process, one a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Starters(Mutex<Vec<Arc<Starter>>>);
+
+/// Free slots for commands that are being appended, which run as soon as they are stored.
+///
+/// Dropped without being told what became of the append, it leaves a doubt for the poller to look into.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    starter: Arc<Starter>,
+    pub(crate) leases: Leases,
+    /// One for each command that gets a lease.
+    slots: Vec<Option<Slot>>,
+    answered: bool,
+}
+
+impl Starter {
+    /// Starts commands that the database leases to `instance`.
+    pub(crate) fn start(&self, instance: InstanceId, commands: impl Iterator<Item = (Claimed, Slot)>) {
+        let new = |claimed: Claimed| {
+            let lease = Lease { id: claimed.id, attempt: claimed.attempt, instance };
+            let (shared, holdings) = (Arc::clone(&self.shared), Arc::clone(&self.holdings));
+            Arc::new(Attempt::new(shared, lease, claimed, holdings, self.reports.clone()))
+        };
+        let (attempts, slots): (Vec<_>, Vec<_>) = commands.map(|(claimed, slot)| (new(claimed), slot)).unzip();
+        // Held before it runs: from here on the heartbeat can stop it. What was leased under an instance that has been
+        // fenced meanwhile is told here: the heartbeat has looked before it was held.
+        self.holdings.add(&attempts);
+        if self.holdings.may_claim() != Some(instance) {
+            attempts.iter().for_each(|attempt| {
+                attempt.stop(Stop::LeaseLost);
+            });
+        }
+        for (attempt, slot) in std::iter::zip(attempts, slots) {
+            let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
+            attempt.set_task(task.abort_handle());
+            if task.is_finished() && !attempt.was_polled() {
+                tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker");
+                self.stopping.cancel();
+            }
+        }
+    }
+
+    /// Slots for those of the commands that could start now.
+    ///
+    /// Only where the poller has nothing to claim: what waits comes first. And only while it is certain that nothing is
+    /// leased to this instance that it does not hold: a database that does not answer appends gets plain ones.
+    fn offer(self: &Arc<Self>, commands: &[NewCommand]) -> Option<Offer> {
+        let instance = self.holdings.may_claim()?;
+        if self.stopping.is_cancelled()
+            || self.holdings.lease().doubt.is_some()
+            || self.holdings.unsettled() > self.shared.config.most_unsettled()
+        {
+            return None;
+        }
+        let mut startable: Vec<usize> = (0..commands.len()).filter(|index| self.could_start(&commands[*index])).collect();
+        startable.sort_by_key(|index| Reverse(commands[*index].priority));
+        let mut slots: Vec<Option<Slot>> = commands.iter().map(|_| None).collect();
+        for index in startable {
+            slots[index] = self.slots.take_free(&commands[index].queue);
+        }
+        let ids: Vec<_> = slots.iter().map(|slot| slot.as_ref().map(|_| CommandId::new())).collect();
+        if ids.iter().all(Option::is_none) {
+            return None;
+        }
+        self.holdings.expect(ids.iter().flatten());
+        Some(Offer { starter: Arc::clone(self), leases: Leases { instance, ids }, slots, answered: false })
+    }
+
+    fn could_start(&self, command: &NewCommand) -> bool {
+        let is_due = matches!(command.run_at, RunAt::AfterMicros(micros) if micros <= 0);
+        is_due
+            && command.unique_key.is_none()
+            && self.shared.config.serves(&command.queue)
+            && self.shared.registry.get(&command.key).is_some()
+    }
+}
+
+impl Offer {
+    /// The commands are stored, and those with a lease begin. Returns the others, which wait.
+    pub(crate) fn start(mut self, commands: Vec<NewCommand>) -> Vec<NewCommand> {
+        let (ids, slots) = (std::mem::take(&mut self.leases.ids), std::mem::take(&mut self.slots));
+        let (mut starting, mut waiting) = (Vec::with_capacity(commands.len()), Vec::new());
+        for (command, leased) in std::iter::zip(commands, std::iter::zip(ids, slots)) {
+            match leased {
+                (Some(id), Some(slot)) => starting.push((Claimed::stored(id, command), slot)),
+                _ => waiting.push(command),
+            }
+        }
+        tracing::debug!(name: "orchestratum.claim", count = starting.len(), "appended under a lease");
+        self.starter.start(self.leases.instance, starting.into_iter());
+        self.answered = true;
+        waiting
+    }
+
+    /// Nothing was stored under a lease.
+    pub(crate) fn withdraw(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.starter.holdings.expect_no_more(self.leases.ids.iter().flatten());
+        if !self.answered {
+            self.starter.holdings.doubt();
+        }
+    }
+}
+
+impl Starters {
+    pub(crate) fn attach(&self, starter: &Arc<Starter>) {
+        self.lock().push(Arc::clone(starter));
+    }
+
+    pub(crate) fn detach(&self, starter: &Arc<Starter>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, starter));
+    }
+
+    /// Slots of the first worker that has some.
+    pub(crate) fn offer(&self, commands: &[NewCommand]) -> Option<Offer> {
+        let starters = self.lock().clone();
+        starters.iter().find_map(|starter| starter.offer(commands))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Starter>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
