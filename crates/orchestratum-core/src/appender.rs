@@ -3,9 +3,11 @@
 //! A command that a worker of this process has a free slot for is stored under its lease, and starts as soon as it is:
 //! one commit from the append to the handler instead of two, and nothing for other processes to hear.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sea_orm::{DbErr, RuntimeErr};
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,7 +46,9 @@ impl Appender {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                writer.write(std::mem::take(&mut batch)).await;
+                let write = AssertUnwindSafe(writer.write(std::mem::take(&mut batch)));
+                // No panic ends the loop: those who wait for this batch hear that nobody will answer.
+                let _ = write.catch_unwind().await;
             }
         });
         Self { queue }

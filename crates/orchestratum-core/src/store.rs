@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, Statement,
-    TransactionTrait,
+    TransactionOptions, TransactionTrait,
 };
 
 use crate::error::{Error, Result};
@@ -104,9 +104,18 @@ impl Store {
         &'s self,
         work: impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's,
     ) -> Result<T> {
+        self.write_as(self.backend.write_transaction(), work).await
+    }
+
+    /// The same, in a transaction with these options.
+    pub(crate) async fn write_as<'s, T>(
+        &'s self,
+        options: TransactionOptions,
+        work: impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's,
+    ) -> Result<T> {
         let mut races = 0;
         loop {
-            match self.try_write(&work).await {
+            match self.try_write(options, &work).await {
                 Err(Error::Database(error)) if self.races(&error) && races < RACES => races += 1,
                 result => return result,
             }
@@ -115,9 +124,10 @@ impl Store {
 
     async fn try_write<'s, T>(
         &'s self,
+        options: TransactionOptions,
         work: &(impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's),
     ) -> Result<T> {
-        let transaction = Arc::new(self.connection().begin_with_options(self.backend.write_transaction()).await?);
+        let transaction = Arc::new(self.connection().begin_with_options(options).await?);
         let result = work(Arc::clone(&transaction)).await;
         let transaction = Arc::into_inner(transaction).expect("`work` has ended and kept nothing");
         match result {

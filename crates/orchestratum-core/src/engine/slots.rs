@@ -122,10 +122,7 @@ impl Slots {
     /// A place for a command that is about to be appended, if it can run at once and passes nothing that waits.
     pub(crate) fn take_free(&self, queue: &str) -> Option<Slot> {
         let queue = lock(&self.queues).get(queue).cloned()?;
-        let one_more = |taken| (taken < queue.limit).then_some(taken + 1);
-        let is_free = queue.idle.load(Ordering::Acquire)
-            && queue.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok();
-        is_free.then(|| Slot { queue })
+        queue.take_free().then(|| Slot { queue })
     }
 
     /// The poller looks for work.
@@ -171,6 +168,12 @@ impl QueueSlots {
             stopping,
             patience,
         }
+    }
+
+    fn take_free(&self) -> bool {
+        let one_more = |taken| (taken < self.limit).then_some(taken + 1);
+        self.idle.load(Ordering::Acquire)
+            && self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
     }
 
     fn room(&self, most_ahead: usize) -> usize {
@@ -244,4 +247,21 @@ impl Drop for Slot {
 /// A panic elsewhere leaves these whole: each change is one call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_append_gets_a_slot_only_where_nothing_waits_and_one_is_free() {
+        let queue = Arc::new(QueueSlots::new(2, Arc::default(), CancellationToken::new(), Duration::from_secs(1)));
+        assert!(!queue.take_free(), "the poller may be about to claim what waits");
+        queue.idle.store(true, Ordering::Release);
+        assert!(queue.take_free() && queue.take_free());
+        assert!(!queue.take_free(), "both are taken");
+        drop(Slot { queue: Arc::clone(&queue) });
+        assert!(queue.take_free());
+        assert_eq!(queue.taken.load(Ordering::Acquire), 2);
+    }
 }

@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandId, NewCommand, RunAt};
-use crate::engine::Shared;
 use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::held::Holdings;
 use crate::engine::slots::{Slot, Slots};
+use crate::engine::{Shared, quietly};
 use crate::instance_id::InstanceId;
 use crate::store::append::Leases;
 use crate::store::claim::Claimed;
@@ -67,8 +67,10 @@ impl Starter {
             let task = self.runtime.spawn(Arc::clone(&attempt).run(slot, GiveBack::new(&attempt)));
             attempt.set_task(task.abort_handle());
             if task.is_finished() && !attempt.was_polled() {
-                tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker");
                 self.stopping.cancel();
+                quietly(
+                    || tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker"),
+                );
             }
         }
     }
@@ -85,7 +87,8 @@ impl Starter {
         {
             return None;
         }
-        let mut startable: Vec<usize> = (0..commands.len()).filter(|index| self.could_start(&commands[*index])).collect();
+        let mut startable: Vec<usize> =
+            (0..commands.len()).filter(|index| self.could_start(&commands[*index])).collect();
         startable.sort_by_key(|index| Reverse(commands[*index].priority));
         let mut slots: Vec<Option<Slot>> = commands.iter().map(|_| None).collect();
         for index in startable {
@@ -119,7 +122,8 @@ impl Offer {
                 _ => waiting.push(command),
             }
         }
-        tracing::debug!(name: "orchestratum.claim", count = starting.len(), "appended under a lease");
+        let count = starting.len();
+        quietly(|| tracing::debug!(name: "orchestratum.claim", count, "appended under a lease"));
         self.starter.start(self.leases.instance, starting.into_iter());
         self.answered = true;
         waiting

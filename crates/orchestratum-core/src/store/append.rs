@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sea_orm::DatabaseTransaction;
+use sea_orm::{DatabaseTransaction, TransactionOptions};
 use uuid::Uuid;
 
 use crate::command::{CommandId, NewCommand, RunAt};
@@ -110,7 +110,7 @@ impl Store {
             self.append_at_once(commands, &rows, None).await?;
             return Ok(stored);
         }
-        self.write(move |transaction| {
+        self.write_as(self.append_transaction(commands), move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
                 insert_in(transaction, self.backend, commands, fresh(commands, None), None, !self.poll_only).await
@@ -131,7 +131,7 @@ impl Store {
             }
             return Ok((self.append(commands).await?, false));
         }
-        self.write(move |transaction| {
+        self.write_as(self.append_transaction(commands), move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
                 let may_lease = self.may_lease(self.sql(""), commands, leases);
@@ -143,6 +143,15 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Inserts alone lock no gaps at any level of isolation, and to ask for one costs a round trip.
+    fn append_transaction(&self, commands: &[NewCommand]) -> TransactionOptions {
+        if commands.iter().all(|command| command.unique_key.is_none()) {
+            self.backend.application_transaction()
+        } else {
+            self.backend.write_transaction()
+        }
     }
 
     /// The rows, if one statement can write them all.
@@ -161,12 +170,7 @@ impl Store {
 
     /// The append in one statement, hence in one round trip: the writes of one `WITH` commit together. `false`: there
     /// were leases to be given, and nothing was written because they must not be.
-    async fn append_at_once(
-        &self,
-        commands: &[NewCommand],
-        rows: &[Row<'_>],
-        leases: Option<&Leases>,
-    ) -> Result<bool> {
+    async fn append_at_once(&self, commands: &[NewCommand], rows: &[Row<'_>], leases: Option<&Leases>) -> Result<bool> {
         let (guard, only_if) = match leases {
             Some(leases) => {
                 let guard = self.may_lease(self.sql("WITH lease AS MATERIALIZED ("), commands, leases);

@@ -14,7 +14,9 @@ use crate::instant::Timestamp;
 use crate::outcome::Ending;
 use crate::state::{Event, State, next};
 use crate::store::Store;
+use crate::store::append::Leases;
 use crate::store::claim::Lane;
+use crate::store::instance::Held;
 use crate::store::settle::{Lease, Report, Settled};
 
 const KEY: &str = "k";
@@ -217,6 +219,48 @@ on_every_backend! {
         table.store.extend(table.instance, Duration::ZERO).await.unwrap();
         table.store.fence().await.unwrap();
         assert_eq!(table.claim("q").await, 0);
+    }
+
+    async fn an_append_under_a_lease_is_a_claim_in_the_append_s_own_transaction(world) {
+        let table = Table::new(world).await;
+        let plain = |queue| Table::command(queue, FollowUps::default());
+        let unique = NewCommand { unique_key: Some("u".to_owned()), ..plain("q") };
+        for others in [vec![], vec![plain("q")], vec![plain("q"), unique]] {
+            let commands: Vec<_> = std::iter::once(plain("q")).chain(others).collect();
+            let first = CommandId::new();
+            let ids = (0..commands.len()).map(|index| (index == 0).then_some(first)).collect();
+            let leases = Leases { instance: table.instance, ids };
+            let (stored, leased) = table.store.append_leased(&commands, &leases).await.unwrap();
+            assert!(leased && stored[0].id == first && stored.len() == commands.len());
+            assert_eq!(table.state(first).await, State::Running);
+            for stored in &stored[1..] {
+                assert_eq!(table.state(stored.id).await, State::Pending);
+            }
+            let held = table.store.held(table.instance).await.unwrap();
+            assert_eq!(held.into_iter().collect::<Vec<_>>(), [Held { id: first, attempt: 1 }]);
+            let lease = Lease { id: first, attempt: 1, instance: table.instance };
+            let stranger = Lease { instance: InstanceId::new(), ..lease };
+            assert_eq!(table.settle(stranger, Ending::Completed(None)).await, Settled::LeaseLost);
+            assert_eq!(table.settle(lease, Ending::Completed(None)).await, Settled::Now(State::Completed));
+        }
+    }
+
+    /// As for a claim: a fenced instance gets nothing, and neither does anybody from a paused queue. Nothing is lost.
+    async fn without_the_right_to_claim_an_append_under_a_lease_only_waits(world) {
+        let table = Table::new(world).await;
+        let command = [Table::command("q", FollowUps::default())];
+        let leases = || Leases { instance: table.instance, ids: vec![Some(CommandId::new())] };
+        table.store.pause("q").await.unwrap();
+        let (stored, leased) = table.store.append_leased(&command, &leases()).await.unwrap();
+        assert!(!leased);
+        assert_eq!(table.state(stored[0].id).await, State::Pending);
+        table.store.resume("q").await.unwrap();
+        assert_eq!(table.claim("q").await, 1);
+        table.store.extend(table.instance, Duration::ZERO).await.unwrap();
+        table.store.fence().await.unwrap();
+        let (stored, leased) = table.store.append_leased(&command, &leases()).await.unwrap();
+        assert!(!leased);
+        assert_eq!(table.state(stored[0].id).await, State::Pending);
     }
 
     /// A claim whose answer was lost is given back; canceled meanwhile, it appends what a cancel appends.

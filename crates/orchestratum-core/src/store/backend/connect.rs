@@ -140,6 +140,10 @@ pub(crate) async fn connect_like(
 /// Long enough for a reconnect, short enough that a loop notices and says so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection that was used a moment ago is not asked whether it lives: that would double the round trips of an
+/// append. A server that has been restarted was away for longer than this.
+const TEST_AFTER: Duration = Duration::from_secs(1);
+
 fn connections(backend: Backend, purpose: Purpose) -> u32 {
     match (purpose, backend) {
         (Purpose::Heartbeat, _) => 1,
@@ -158,6 +162,7 @@ fn settle(options: &mut ConnectOptions, purpose: Purpose, poll_only: bool) {
         _ => Backend::Mysql,
     };
     options.max_connections(connections(backend, purpose)).acquire_timeout(ACQUIRE_TIMEOUT);
+    options.test_before_acquire_if_idle_for(TEST_AFTER);
     #[cfg(feature = "sqlite")]
     options.map_sqlx_sqlite_opts(move |options| sqlite(options, purpose));
     #[cfg(feature = "postgres")]
@@ -208,6 +213,14 @@ fn postgres(
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 async fn pool<D: Driver>(options: Options<D>, connections: u32) -> Result<Pool<D>> {
     let pool = PoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = pool.test_before_acquire(false).before_acquire(|connection: &mut D::Connection, known| {
+        Box::pin(async move {
+            if known.idle_for >= TEST_AFTER {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    });
     match pool.connect_with(options.clone()).await {
         Ok(pool) => Ok(pool),
         Err(error) => Err(unreachable(reason::<D>(error, &options).await)),
