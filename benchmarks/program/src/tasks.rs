@@ -161,8 +161,8 @@ async fn produce<Q: Queue>(queue: &Q, options: &Options) -> Result<()> {
         while let Some(ended) = tasks.try_join_next() {
             ended??;
         }
-        if tasks.len() > 1_000 {
-            bail!("a thousand appends are under way: {} a second is too many", options.rate);
+        if tasks.len() as u64 * BATCH > options.rate.max(10_000) {
+            bail!("the appends of more than a second are under way: {} a second is too many", options.rate);
         }
     }
     while let Some(ended) = tasks.join_next().await {

@@ -130,6 +130,14 @@ impl Backend {
         matches!(self, Self::Mysql)
     }
 
+    /// The function that gives the smallest of its arguments.
+    pub(crate) const fn least(self) -> &'static str {
+        match self {
+            Self::Sqlite => "min",
+            Self::Postgres | Self::Mysql => "LEAST",
+        }
+    }
+
     /// How many claims, and how many settlements, may be under way at once. SQLite has one writer.
     pub(crate) const fn transactions_at_once(self) -> usize {
         match self {

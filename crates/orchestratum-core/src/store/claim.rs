@@ -78,6 +78,11 @@ const COMMAND: &str = "payload, timeout_ms, retry_count, retry_policy, follow_up
 /// What it reads of the live row before it has taken it.
 const DUE: &str = "id, attempt + 1 AS attempt, run_at, failures";
 
+/// How much later than others of its time a command may come to light, in microseconds: an append takes its instant
+/// when its statement begins, and is seen when it commits. What is younger is read again by every claim; what takes
+/// longer is found by the next look from the start.
+const COMMITS_LATE: i64 = 200_000;
+
 impl Store {
     /// The lanes of unpaused queues that have live commands.
     pub(crate) async fn survey(&self) -> Result<Vec<Head>> {
@@ -132,7 +137,8 @@ impl Store {
         }
     }
 
-    /// Takes up to `room` due commands of a lane, the oldest first, those due before `after` left out.
+    /// Takes up to `room` due commands of a lane, the oldest first, those due before `after` left out, unless they were
+    /// due only just now.
     ///
     /// Two claims at once share nothing: rows that another transaction has locked are skipped where rows can be
     /// locked, and the update is guarded by `state = 'pending'` everywhere. An instance that has been fenced claims
@@ -239,7 +245,7 @@ impl Store {
     }
 
     /// The first due rows of the lane.
-    fn due(&self, sql: Sql, columns: &str, lane: &Lane, after: Timestamp, room: usize) -> Sql {
+    pub(super) fn due(&self, sql: Sql, columns: &str, lane: &Lane, after: Timestamp, room: usize) -> Sql {
         sql.text("SELECT ")
             .text(columns)
             .text(" FROM orchestratum_live")
@@ -247,8 +253,14 @@ impl Store {
             .text(" WHERE ")
             .within_lane(lane)
             .text(" AND run_at >= ")
+            .text(self.backend.least())
+            .text("(")
             .bind(after.as_micros())
-            .text(" AND run_at <= ")
+            .text(", ")
+            .now()
+            .text(" - ")
+            .bind(COMMITS_LATE)
+            .text(") AND run_at <= ")
             .now()
             .text(" AND state = 'pending' AND NOT EXISTS (SELECT 1 FROM orchestratum_queues WHERE name = ")
             .bind(lane.queue.as_str())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::command::{CommandId, FollowUps, NewCommand, RunAt};
 use crate::harness::{World, on_every_backend};
@@ -18,6 +18,7 @@ use crate::store::append::Leases;
 use crate::store::claim::Lane;
 use crate::store::instance::Held;
 use crate::store::settle::{Lease, Report, Settled};
+use crate::store::sql::Sql;
 
 const KEY: &str = "k";
 
@@ -325,37 +326,36 @@ on_every_backend! {
             table.append("q").await;
         }
         let connection = &table.store.connection();
-        let lane = "queue = 'q' AND command_key = 'k' AND priority = 0 AND run_at >= 0 AND run_at <= 9 AND state = 'pending'";
-        let (explain, hint) = match world.backend {
-            crate::harness::Backend::Sqlite => ("EXPLAIN QUERY PLAN ", ""),
+        let transaction = connection.begin().await.unwrap();
+        let explain = match world.backend {
+            crate::harness::Backend::Sqlite => "EXPLAIN QUERY PLAN ",
             crate::harness::Backend::Postgres => {
-                connection.execute_unprepared("ANALYZE orchestratum_live").await.unwrap();
+                transaction.execute_unprepared("ANALYZE orchestratum_live").await.unwrap();
                 // Three rows are cheaper to scan; the question is whether the index can serve the claim.
-                ("SET enable_seqscan = off; EXPLAIN ", "")
+                transaction.execute_unprepared("SET LOCAL enable_seqscan = off").await.unwrap();
+                "EXPLAIN "
             }
-            crate::harness::Backend::Mariadb => ("EXPLAIN ", table.store.backend.due_index_hint()),
+            crate::harness::Backend::Mariadb => "EXPLAIN ",
         };
-        let sql = format!("SELECT id, attempt FROM orchestratum_live{hint} WHERE {lane} ORDER BY run_at LIMIT 5");
-        let plan = match explain.split_once("; ") {
-            Some((set, explain)) => {
-                use sea_orm::TransactionTrait;
-                let transaction = connection.begin().await.unwrap();
-                transaction.execute_unprepared(set).await.unwrap();
-                let plan = plan(&transaction, &format!("{explain}{sql}")).await;
-                transaction.rollback().await.unwrap();
-                plan
-            }
-            None => plan(connection, &format!("{explain}{sql}")).await,
-        };
+        let claim = table.store.due(table.store.sql(explain), "id", &Table::lane("q"), Timestamp::from_micros(9), 5);
+        let plan = plan(&transaction, claim).await;
+        transaction.rollback().await.unwrap();
         assert!(plan.contains("ix_orchestratum_live__due"), "{plan}");
+        // Both ends of the range are ends of the scan.
+        let range = match world.backend {
+            crate::harness::Backend::Sqlite => "run_at>? AND run_at<?",
+            crate::harness::Backend::Postgres => "(run_at >= LEAST(",
+            crate::harness::Backend::Mariadb => " range ",
+        };
+        let bounds = plan.lines().find(|line| line.contains(range) && !line.contains("Filter"));
+        assert!(bounds.is_some(), "{plan}");
         assert!(!plan.to_lowercase().contains("sort") && !plan.contains("TEMP B-TREE"), "{plan}");
     }
 }
 
 /// The text columns of a plan, row by row.
-async fn plan(connection: &impl ConnectionTrait, sql: &str) -> String {
-    let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
-    let rows = connection.query_all_raw(statement).await.unwrap();
+async fn plan(connection: &impl ConnectionTrait, sql: Sql) -> String {
+    let rows = connection.query_all_raw(sql.build()).await.unwrap();
     let cell = |row: &sea_orm::QueryResult, column: &String| row.try_get::<Option<String>>("", column).ok().flatten();
     let line = |row: &sea_orm::QueryResult| {
         row.column_names().iter().filter_map(|column| cell(row, column)).collect::<Vec<_>>().join(" ")

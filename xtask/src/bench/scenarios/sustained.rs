@@ -23,7 +23,8 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
     Ok(figures)
 }
 
-/// Doubles until the backlog grows, then halves the distance four times.
+/// Doubles until the backlog grows, then halves the distance four times, then asks for less until it stays flat for
+/// longer: a checkpoint comes every now and then.
 fn highest_flat_rate(subject: &Subject<'_>, plan: Plan) -> Result<u64> {
     let seconds = if plan.quick { 2 } else { 5 };
     let (mut flat, mut steep) = (0, 500);
@@ -37,6 +38,9 @@ fn highest_flat_rate(subject: &Subject<'_>, plan: Plan) -> Result<u64> {
         } else {
             steep = rate;
         }
+    }
+    while flat > 0 && !is_flat(subject, flat, 4 * seconds)? {
+        flat = flat * 9 / 10;
     }
     Ok(flat)
 }
