@@ -186,6 +186,7 @@ impl<'a> IntoFuture for AppendAll<'a> {
                 None => {
                     let stored = shared.store.append(&commands).await?;
                     announce(&shared.wake, &commands);
+                    shared.notifier.announce(&commands);
                     stored
                 }
                 Some(transaction) => within(self.orchestrator, transaction, commands).await?,

@@ -17,6 +17,7 @@ use crate::engine::starter::{Offer, Starters};
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::instant::Timestamp;
+use crate::notifier::Notifier;
 use crate::store::Store;
 use crate::store::append::Stored;
 use crate::store::claim::Lane;
@@ -40,9 +41,9 @@ const MAX_BATCH: usize = 1_000;
 
 impl Appender {
     /// Starts the task that writes, on the current runtime.
-    pub(crate) fn start(store: Store, wake: Arc<Wake>, starters: Arc<Starters>) -> Self {
+    pub(crate) fn start(store: Store, wake: Arc<Wake>, starters: Arc<Starters>, notifier: Notifier) -> Self {
         let (queue, mut pending) = mpsc::channel::<Pending>(MAX_BATCH);
-        let writer = Writer { store, wake, starters };
+        let writer = Writer { store, wake, starters, notifier };
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
@@ -68,6 +69,7 @@ struct Writer {
     store: Store,
     wake: Arc<Wake>,
     starters: Arc<Starters>,
+    notifier: Notifier,
 }
 
 impl Writer {
@@ -79,6 +81,7 @@ impl Writer {
             Ok((stored, leased)) => {
                 let waiting = settle(offer, leased, commands);
                 announce(&self.wake, &waiting);
+                self.notifier.announce(&waiting);
                 for (reply, stored) in std::iter::zip(replies, stored) {
                     // Whoever appended may have stopped waiting.
                     let _ = reply.send(Ok(stored));
@@ -86,7 +89,7 @@ impl Writer {
             }
             // One bad command must not fail the others: refused data was certainly not stored.
             Err(error) if error.is_refusal() => {
-                let commands = settle(offer, false, commands);
+                offer.into_iter().for_each(Offer::withdraw);
                 if commands.len() == 1 {
                     return replies.into_iter().for_each(|reply| drop(reply.send(Err(copy(&error)))));
                 }
@@ -96,6 +99,9 @@ impl Writer {
             }
             // The commit may have happened: only the caller can know whether to append again.
             Err(error) => {
+                if never_happened(&error) {
+                    offer.into_iter().for_each(Offer::withdraw);
+                }
                 for reply in replies {
                     let _ = reply.send(Err(copy(&error)));
                 }
@@ -107,6 +113,7 @@ impl Writer {
         let command = std::slice::from_ref(command);
         let (stored, _) = self.append(command, None).await?;
         announce(&self.wake, command);
+        self.notifier.announce(command);
         Ok(stored[0])
     }
 
@@ -129,11 +136,16 @@ fn settle(offer: Option<Offer>, leased: bool, commands: Vec<NewCommand>) -> Vec<
     match offer {
         Some(offer) if leased => offer.start(commands),
         Some(offer) => {
-            offer.withdraw();
+            offer.refused();
             commands
         }
         None => commands,
     }
+}
+
+/// Whether nothing was stored for certain: rolled back by the database, or never sent.
+fn never_happened(error: &Error) -> bool {
+    error.is_conflict() || matches!(error, Error::Database(DbErr::ConnectionAcquire(_)))
 }
 
 /// The store's errors are the database's, which can be copied.

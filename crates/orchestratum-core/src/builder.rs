@@ -18,6 +18,7 @@ use crate::engine::starter::Starters;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Registry};
+use crate::notifier::Notifier;
 use crate::orchestrator::Orchestrator;
 use crate::retry::RetryPolicy;
 use crate::services::Services;
@@ -238,12 +239,14 @@ impl Builder {
         }
         let store = Store::new(connection.clone(), self.config.poll_only)?.with_search_path().await?;
         let (wake, starters) = (Arc::new(Wake::default()), Arc::new(Starters::default()));
+        let notifier = Notifier::start(store.clone());
         let shared = Arc::new(Shared {
             connection,
             config: self.config,
             registry,
             services: Arc::new(self.services),
-            appender: Appender::start(store.clone(), Arc::clone(&wake), Arc::clone(&starters)),
+            appender: Appender::start(store.clone(), Arc::clone(&wake), Arc::clone(&starters), notifier.clone()),
+            notifier,
             store,
             wake,
             starters,

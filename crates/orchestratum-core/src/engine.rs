@@ -26,6 +26,7 @@ use crate::engine::starter::Starters;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::Registry;
+use crate::notifier::Notifier;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::backend::Purpose;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Arc<Wake>,
     /// Where single appends find a free slot.
     pub(crate) starters: Arc<Starters>,
+    /// Tells other processes of appends.
+    pub(crate) notifier: Notifier,
     /// Writes single appends.
     pub(crate) appender: Appender,
 }

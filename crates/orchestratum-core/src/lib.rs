@@ -50,6 +50,7 @@ mod executor;
 mod inspect;
 mod instance_id;
 mod instant;
+mod notifier;
 mod orchestrator;
 mod outcome;
 mod resolve;

@@ -176,6 +176,11 @@ impl Store {
         }
     }
 
+    /// The number of rows that one statement changed, of one that cannot lose a race.
+    pub(crate) async fn execute_once(&self, sql: Sql) -> Result<u64> {
+        Ok(self.connection().execute_raw(sql.build()).await?.rows_affected())
+    }
+
     /// The number of rows that one statement changed. A statement that lost a race is run again.
     pub(crate) async fn execute(&self, sql: Sql) -> Result<u64> {
         let statement = sql.build();

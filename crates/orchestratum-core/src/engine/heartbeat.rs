@@ -70,9 +70,11 @@ impl Heartbeat {
                 () = stopping.cancelled() => break,
             }
         }
+        // In this order: what is no longer expected without an answer is in doubt before.
+        let is_empty = self.holdings.is_empty();
         let lease = self.holdings.lease();
         if let Some(store) = &self.store {
-            let nothing_left = self.holdings.is_empty() && lease.doubt.is_none();
+            let nothing_left = is_empty && lease.doubt.is_none();
             // Without an answer the lease expires by itself.
             let _ = tokio::time::timeout(Duration::from_secs(2), store.unregister(lease.instance, nothing_left)).await;
         }

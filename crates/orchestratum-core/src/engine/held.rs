@@ -114,6 +114,16 @@ impl Holdings {
         });
     }
 
+    /// The answer that would have said whether these are leased was lost. At no moment are they neither expected nor in
+    /// doubt: a worker that ends would otherwise take its instance out of the table.
+    pub(crate) fn doubt_about<'a>(&self, ids: impl Iterator<Item = &'a CommandId>) {
+        let mut attempts = lock(&self.attempts);
+        self.doubt();
+        ids.for_each(|id| {
+            attempts.expected.remove(id);
+        });
+    }
+
     pub(crate) fn add(&self, new: &[Arc<Attempt>]) {
         let mut attempts = lock(&self.attempts);
         for attempt in new {

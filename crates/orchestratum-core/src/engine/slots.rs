@@ -28,7 +28,7 @@ pub(crate) struct Slots {
 pub(crate) struct QueueSlots {
     limit: usize,
     permits: Arc<Semaphore>,
-    /// Claimed and not yet done: running, or waiting for a permit.
+    /// Claimed, or being appended under a lease, and not yet done.
     taken: AtomicUsize,
     /// Of those taken: kept free for what claims under way may bring. Changed by the poller only.
     reserved: AtomicUsize,
@@ -38,6 +38,8 @@ pub(crate) struct QueueSlots {
     wake_at: AtomicUsize,
     done: AtomicUsize,
     pace: Mutex<Pace>,
+    /// When an append was last refused a lease.
+    refused: Mutex<Option<Instant>>,
     wake: Arc<PollerWake>,
     stopping: CancellationToken,
     patience: Duration,
@@ -51,10 +53,12 @@ struct Pace {
     per_second: f64,
 }
 
-/// A claimed command's place in its queue, from its claim to its end.
+/// A command's place in its queue, from before its lease to its end.
 #[derive(Debug)]
 pub(crate) struct Slot {
     queue: Arc<QueueSlots>,
+    /// Whether something has run in it.
+    used: AtomicBool,
 }
 
 /// No wake-up wanted.
@@ -66,6 +70,9 @@ const AHEAD_SECONDS: f64 = 0.1;
 
 /// The shortest time over which a pace is measured: a handful of slow handlers that end together are no fast queue.
 const PACE_WINDOW: Duration = Duration::from_millis(100);
+
+/// How long no lease is asked for in an append to a queue that gave none.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 impl Slots {
     pub(crate) fn new(shared: Arc<Shared>, wake: Arc<PollerWake>, stopping: CancellationToken) -> Self {
@@ -116,13 +123,13 @@ impl Slots {
     pub(crate) fn take(&self, queue: &str, count: usize) -> Vec<Slot> {
         let slots = self.queue(queue);
         slots.reserved.fetch_sub(count, Ordering::AcqRel);
-        (0..count).map(|_| Slot { queue: Arc::clone(&slots) }).collect()
+        (0..count).map(|_| Slot::new(&slots)).collect()
     }
 
     /// A place for a command that is about to be appended, if it can run at once and passes nothing that waits.
     pub(crate) fn take_free(&self, queue: &str) -> Option<Slot> {
         let queue = lock(&self.queues).get(queue).cloned()?;
-        queue.take_free().then(|| Slot { queue })
+        queue.take_free().then(|| Slot::new(&queue))
     }
 
     /// The poller looks for work.
@@ -164,6 +171,7 @@ impl QueueSlots {
             wake_at: AtomicUsize::new(NEVER),
             done: AtomicUsize::new(0),
             pace: Mutex::new(Pace { since: Instant::now(), done: 0, per_second: 0.0 }),
+            refused: Mutex::default(),
             wake,
             stopping,
             patience,
@@ -172,7 +180,9 @@ impl QueueSlots {
 
     fn take_free(&self) -> bool {
         let one_more = |taken| (taken < self.limit).then_some(taken + 1);
-        self.idle.load(Ordering::Acquire)
+        let refused = lock(&self.refused).is_some_and(|refused| refused.elapsed() < AFTER_REFUSAL);
+        !refused
+            && self.idle.load(Ordering::Acquire)
             && self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
     }
 
@@ -213,12 +223,27 @@ impl QueueSlots {
 }
 
 impl Slot {
+    fn new(queue: &Arc<QueueSlots>) -> Self {
+        Self { queue: Arc::clone(queue), used: AtomicBool::new(false) }
+    }
+
+    /// An append was refused its lease: for a while none is asked for, since each refusal costs a statement.
+    pub(crate) fn refused(&self) {
+        *lock(&self.queue.refused) = Some(Instant::now());
+    }
+
     /// Waits for permission to run. `None`: the worker stops, the handler was told to stop, or it took too long; then
     /// the command goes back without having used up anything.
     pub(crate) async fn wait(&self, attempt: &Attempt) -> Option<OwnedSemaphorePermit> {
         if self.queue.stopping.is_cancelled() {
             return None;
         }
+        let permit = self.permit(attempt).await?;
+        self.used.store(true, Ordering::Release);
+        Some(permit)
+    }
+
+    async fn permit(&self, attempt: &Attempt) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.queue.permits).try_acquire_owned() {
             return Some(permit);
         }
@@ -234,7 +259,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.queue.done.fetch_add(1, Ordering::AcqRel);
+        if *self.used.get_mut() {
+            self.queue.done.fetch_add(1, Ordering::AcqRel);
+        }
         let left = self.queue.taken.fetch_sub(1, Ordering::SeqCst) - 1;
         let wake_at = self.queue.wake_at.load(Ordering::SeqCst);
         if wake_at != NEVER && left <= wake_at {
@@ -260,7 +287,7 @@ mod tests {
         queue.idle.store(true, Ordering::Release);
         assert!(queue.take_free() && queue.take_free());
         assert!(!queue.take_free(), "both are taken");
-        drop(Slot { queue: Arc::clone(&queue) });
+        drop(Slot::new(&queue));
         assert!(queue.take_free());
         assert_eq!(queue.taken.load(Ordering::Acquire), 2);
     }

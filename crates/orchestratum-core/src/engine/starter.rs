@@ -41,7 +41,7 @@ pub(crate) struct Starters(Mutex<Vec<Arc<Starter>>>);
 pub(crate) struct Offer {
     starter: Arc<Starter>,
     pub(crate) leases: Leases,
-    /// One for each command that gets a lease.
+    /// One for each command, `None` for those without a lease.
     slots: Vec<Option<Slot>>,
     answered: bool,
 }
@@ -77,13 +77,15 @@ impl Starter {
 
     /// Slots for those of the commands that could start now.
     ///
-    /// Only where the poller has nothing to claim: what waits comes first. And only while it is certain that nothing is
-    /// leased to this instance that it does not hold: a database that does not answer appends gets plain ones.
+    /// Only where the poller knows of nothing to claim: what waits comes first. Only while it is certain that nothing is
+    /// leased to this instance that it does not hold: a database that does not answer gets plain appends. And not beside
+    /// a unique key, which can make the append wait for somebody else's transaction while it keeps slots from others.
     fn offer(self: &Arc<Self>, commands: &[NewCommand]) -> Option<Offer> {
         let instance = self.holdings.may_claim()?;
         if self.stopping.is_cancelled()
             || self.holdings.lease().doubt.is_some()
             || self.holdings.unsettled() > self.shared.config.most_unsettled()
+            || commands.iter().any(|command| command.unique_key.is_some())
         {
             return None;
         }
@@ -99,22 +101,25 @@ impl Starter {
             return None;
         }
         self.holdings.expect(ids.iter().flatten());
-        Some(Offer { starter: Arc::clone(self), leases: Leases { instance, ids }, slots, answered: false })
+        let offer = Offer { starter: Arc::clone(self), leases: Leases { instance, ids }, slots, answered: false };
+        if self.stopping.is_cancelled() {
+            // Looked at again: a worker that stops waits for what is expected, or has not been seen to stop above.
+            offer.withdraw();
+            return None;
+        }
+        Some(offer)
     }
 
     fn could_start(&self, command: &NewCommand) -> bool {
         let is_due = matches!(command.run_at, RunAt::AfterMicros(micros) if micros <= 0);
-        is_due
-            && command.unique_key.is_none()
-            && self.shared.config.serves(&command.queue)
-            && self.shared.registry.get(&command.key).is_some()
+        is_due && self.shared.config.serves(&command.queue) && self.shared.registry.get(&command.key).is_some()
     }
 }
 
 impl Offer {
     /// The commands are stored, and those with a lease begin. Returns the others, which wait.
     pub(crate) fn start(mut self, commands: Vec<NewCommand>) -> Vec<NewCommand> {
-        let (ids, slots) = (std::mem::take(&mut self.leases.ids), std::mem::take(&mut self.slots));
+        let (ids, slots) = (self.leases.ids.clone(), std::mem::take(&mut self.slots));
         let (mut starting, mut waiting) = (Vec::with_capacity(commands.len()), Vec::new());
         for (command, leased) in std::iter::zip(commands, std::iter::zip(ids, slots)) {
             match leased {
@@ -133,13 +138,22 @@ impl Offer {
     pub(crate) fn withdraw(mut self) {
         self.answered = true;
     }
+
+    /// The database gave no lease: the instance is fenced, or a queue is paused.
+    pub(crate) fn refused(self) {
+        self.slots.iter().flatten().for_each(Slot::refused);
+        self.withdraw();
+    }
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.starter.holdings.expect_no_more(self.leases.ids.iter().flatten());
-        if !self.answered {
-            self.starter.holdings.doubt();
+        let ids = self.leases.ids.iter().flatten();
+        if self.answered {
+            self.starter.holdings.expect_no_more(ids);
+        } else {
+            self.starter.holdings.doubt_about(ids);
+            self.starter.shared.wake.survey();
         }
     }
 }

@@ -113,7 +113,7 @@ impl Store {
         self.write_as(self.append_transaction(commands), move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
-                insert_in(transaction, self.backend, commands, fresh(commands, None), None, !self.poll_only).await
+                insert_in(transaction, self.backend, commands, fresh(commands, None), None).await
             })
         })
         .await
@@ -138,20 +138,27 @@ impl Store {
                 let may_lease = !rows_in(transaction, may_lease).await?.is_empty();
                 let leases = may_lease.then_some(leases);
                 let stored = fresh(commands, leases);
-                let stored = insert_in(transaction, self.backend, commands, stored, leases, !self.poll_only).await?;
+                let stored = insert_in(transaction, self.backend, commands, stored, leases).await?;
                 Ok((stored, leases.is_some()))
             })
         })
         .await
     }
 
-    /// Inserts alone lock no gaps at any level of isolation, and to ask for one costs a round trip.
+    /// Inserts alone lock no gaps at any level of isolation, and to ask for one costs a round trip. What a lease depends
+    /// on is read without a lock but in a database whose default is `SERIALIZABLE`, for the length of one commit.
     fn append_transaction(&self, commands: &[NewCommand]) -> TransactionOptions {
         if commands.iter().all(|command| command.unique_key.is_none()) {
             self.backend.application_transaction()
         } else {
             self.backend.write_transaction()
         }
+    }
+
+    /// Tells listeners of what has been committed; see [`announcements`].
+    pub(crate) async fn notify(&self, messages: Vec<String>) -> Result<()> {
+        self.rows(notify(self.sql(""), messages)).await?;
+        Ok(())
     }
 
     /// The rows, if one statement can write them all.
@@ -182,17 +189,12 @@ impl Store {
             .text("live AS (")
             .insert(&LIVE, live_columns(rows))
             .text(only_if)
-            .text("), commands AS (")
+            .text(") ")
             .insert(&COMMANDS, command_columns(rows))
-            .text(only_if)
-            .text(") SELECT ");
-        let waiting = announcements(rows);
-        let sql = match (leases, waiting.is_empty()) {
-            (None, _) => notify(sql, waiting),
-            (Some(_), true) => sql.text("1 FROM lease"),
-            (Some(_), false) => notify(sql, waiting).text(", lease"),
-        };
-        Ok(!self.rows(sql).await?.is_empty())
+            .text(only_if);
+        // Only with leases something is read that others write.
+        let count = if leases.is_some() { self.execute(sql).await? } else { self.execute_once(sql).await? };
+        Ok(count > 0)
     }
 
     /// Has a row if what waits in these queues may be leased to the instance: as in a claim, a plain read.
@@ -213,9 +215,13 @@ pub(crate) async fn append_in(
     transaction: &DatabaseTransaction,
     backend: Backend,
     commands: &[NewCommand],
-    notify: bool,
+    notifies: bool,
 ) -> Result<Vec<Stored>> {
-    insert_in(transaction, backend, commands, fresh(commands, None), None, notify).await
+    let stored = insert_in(transaction, backend, commands, fresh(commands, None), None).await?;
+    if notifies && backend.notifies() {
+        rows_in(transaction, notify(Sql::new(backend, ""), announcements(commands))).await?;
+    }
+    Ok(stored)
 }
 
 async fn insert_in(
@@ -224,7 +230,6 @@ async fn insert_in(
     commands: &[NewCommand],
     mut stored: Vec<Stored>,
     leases: Option<&Leases>,
-    notifies: bool,
 ) -> Result<Vec<Stored>> {
     let plain = plain_rows(commands, &stored, leases);
     for rows in chunks(&plain, backend) {
@@ -232,12 +237,6 @@ async fn insert_in(
         execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_columns(rows))).await?;
     }
     insert_unique(transaction, backend, commands, &mut stored).await?;
-    if notifies && backend.notifies() {
-        let waiting = announcements(&rows_of(commands, &stored, leases));
-        if !waiting.is_empty() {
-            rows_in(transaction, notify(Sql::new(backend, "SELECT "), waiting)).await?;
-        }
-    }
     Ok(stored)
 }
 
@@ -406,17 +405,17 @@ fn command_columns(rows: &[Row<'_>]) -> Vec<Column> {
     ]
 }
 
-/// Tells listeners of these lanes, as a `SELECT` that has begun.
-fn notify(sql: Sql, lanes: Vec<String>) -> Sql {
-    let sql = sql.text("pg_notify('").text(CHANNEL).text("', n.lane) FROM unnest(");
-    sql.bind(lanes).text("::text[]) AS n(lane)")
+/// Tells listeners, in a statement that writes nothing.
+fn notify(sql: Sql, messages: Vec<String>) -> Sql {
+    let sql = sql.text("SELECT pg_notify('").text(CHANNEL).text("', n.message) FROM unnest(");
+    sql.bind(messages).text("::text[]) AS n(message)")
 }
 
 /// The lanes that have something to claim, and after how many microseconds, as texts that a listener reads back.
-fn announcements(rows: &[Row<'_>]) -> Vec<String> {
+pub(crate) fn announcements(commands: &[NewCommand]) -> Vec<String> {
     let now = Timestamp::now().as_micros();
     let mut lanes: HashMap<(&str, &str, i16), i64> = HashMap::new();
-    for command in rows.iter().filter(|row| row.instance.is_none()).map(|row| row.command) {
+    for command in commands {
         let delay = match command.run_at {
             RunAt::AfterMicros(micros) => micros,
             RunAt::AtMicros(micros) => micros.saturating_sub(now).max(0),

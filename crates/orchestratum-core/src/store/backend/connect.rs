@@ -141,8 +141,9 @@ pub(crate) async fn connect_like(
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that was used a moment ago is not asked whether it lives: that would double the round trips of an
-/// append. A server that has been restarted was away for longer than this.
-const TEST_AFTER: Duration = Duration::from_secs(1);
+/// append. A server that restarts is away for longer than this; one that cuts a single connection is found out by the
+/// next statement, as it would be in the middle of one.
+const TEST_AFTER: Duration = Duration::from_millis(100);
 
 fn connections(backend: Backend, purpose: Purpose) -> u32 {
     match (purpose, backend) {
