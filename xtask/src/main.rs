@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask test`, `bench` and `ci`. One file per command.
+//! The project's own commands: `cargo xtask test`, `bench`, `chaos` and `ci`. One file per command.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod bench;
+mod chaos;
 mod ci;
 mod report;
 mod results;
@@ -27,6 +28,8 @@ enum Task {
     Test(test::Arguments),
     /// Measure Orchestratum beside its peers and beside the hand-written ceiling.
     Bench(bench::Arguments),
+    /// Try to break the guarantees.
+    Chaos(chaos::Arguments),
     /// Check formatting, lints, documentation, and each database feature alone.
     Ci,
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let verdict = match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Ci => ci::run(),
     };
     match verdict {

@@ -86,6 +86,9 @@ pub mod internal {
     pub use crate::orchestrator::missing_service;
 }
 
+#[cfg(test)]
+mod model;
+
 /// The suite's, for the cases that look behind the public interface.
 #[cfg(test)]
 #[path = "../tests/behavior/harness.rs"]

@@ -221,7 +221,12 @@ impl Drop for Snapshot {
 }
 
 fn postgres() -> Options {
-    let settings = ["shared_buffers=512MB", "shared_preload_libraries=pg_stat_statements", "max_wal_size=4GB"];
+    let settings = [
+        "shared_buffers=512MB",
+        "shared_preload_libraries=pg_stat_statements",
+        "max_wal_size=12GB",
+        "checkpoint_timeout=1h",
+    ];
     let extra_args = settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]).collect();
     Options { durable: true, extra_args }
 }

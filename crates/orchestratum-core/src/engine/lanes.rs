@@ -11,10 +11,10 @@ use crate::store::claim::{Head, Lane};
 
 /// What the poller knows of the lanes that it serves. A guess, refreshed by each survey.
 ///
-/// In a streak of full claims the next one begins where the last one ended: what lies before is gone, but its index
-/// entries stay until they are vacuumed, which an old snapshot elsewhere can put off for hours. What comes to lie there
-/// later (a command given back, a transaction that was long in coming) is found by a look from the start: at the end of
-/// a streak, and once a second in it, or as seldom as it takes to spend a twentieth of the time on it.
+/// A claim begins where the last one ended: what lies before is gone, but its index entries stay until they are vacuumed,
+/// which takes a minute at best, and hours where an old snapshot is held elsewhere. What comes to lie there later (a
+/// command given back, a transaction that was long in coming) is found by a look from the start: when nothing else is
+/// due, and otherwise as often as takes a twentieth of the time, in a streak of full claims once a second.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: HashMap<Lane, State>,
@@ -25,8 +25,10 @@ pub(crate) struct Lanes {
 struct State {
     /// When to look for a command of which the last look from the start cannot have known.
     wanted: Option<Instant>,
-    /// Where the current streak of full claims has come to; `None`: there is no streak.
+    /// Where claims have come to: nothing that is due lay before it when the lane was last read. `None`: nobody knows.
     reached: Option<Timestamp>,
+    /// The last claim was full: more is due at once.
+    streak: bool,
     /// When the lane last had its turn.
     turn: Instant,
     /// When the lane was last read from its start, and how long that took.
@@ -63,6 +65,9 @@ const LOOK_COST: u32 = 20;
 /// A look that took longer has waited for something else than index entries.
 const LONGEST_COST: Duration = Duration::from_millis(500);
 
+/// How long a lane without commands is remembered.
+const REMEMBER: Duration = Duration::from_secs(60);
+
 /// The first look after an append in a transaction; most commit at once.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -79,7 +84,9 @@ impl Lanes {
             let state = known.remove(&head.lane).unwrap_or(State::new(now));
             self.lanes.insert(head.lane, State { wanted: now.checked_add(wait), ..state });
         }
-        self.lanes.extend(known.into_iter().filter(|(_, state)| state.claims > 0));
+        // Where it has come to is worth knowing when the lane gets its next command.
+        let lately = known.into_iter().filter(|(_, state)| state.claims > 0 || state.turn + REMEMBER > now);
+        self.lanes.extend(lately.map(|(lane, state)| (lane, State { wanted: None, ..state })));
     }
 
     pub(crate) fn hint(&mut self, lane: Lane, due: Instant) {
@@ -139,8 +146,8 @@ impl Lanes {
         let after = state.reached.filter(|_| !state.may_look_from_start(now));
         if after.is_none() {
             state.looked = Some((now, Duration::ZERO));
-            state.wanted = state.wanted.filter(|wanted| *wanted > now);
         }
+        state.wanted = state.wanted.filter(|wanted| *wanted > now);
         state.claims += 1;
         state.turn = now;
         Some(Pick { lane, after: after.unwrap_or(FROM_START), room })
@@ -165,17 +172,15 @@ impl Lanes {
         if let (true, Some((since, cost))) = (from_start, &mut state.looked) {
             *cost = now.duration_since(*since).min(LONGEST_COST);
         }
-        match last.filter(|_| count >= pick.room) {
-            // Of two claims at once the later answer may be that of the earlier one.
-            Some(last) if !from_start => state.reached = state.reached.max(Some(last)),
-            Some(last) => state.reached = Some(last),
-            None => state.reached = None,
-        }
-        if state.reached.is_none() && !from_start {
+        state.streak = count >= pick.room;
+        // Only what a full look from the start has found may lie before, with more behind it. Of two claims at once the
+        // later answer may be that of the earlier one.
+        state.reached = if state.streak && from_start { last } else { state.reached.max(last) };
+        if !state.streak && !from_start {
             let look = state.next_look_from_start().map_or(now, |next| next.max(now));
             state.wanted = Some(state.wanted.map_or(look, |wanted| wanted.min(look)));
         }
-        state.reached.is_none() && from_start
+        !state.streak && from_start
     }
 
     /// A claim failed; what it would have found is still to be looked for.
@@ -219,26 +224,23 @@ impl Lanes {
 
 impl State {
     const fn new(wanted: Instant) -> Self {
-        Self { wanted: Some(wanted), reached: None, turn: wanted, looked: None, claims: 0 }
+        Self { wanted: Some(wanted), reached: None, streak: false, turn: wanted, looked: None, claims: 0 }
     }
 
     /// When the next claim is to be made. A lane gets a second claim at once only in a streak: otherwise the first
     /// takes all there is.
     fn due(&self) -> Option<Instant> {
-        match self.reached {
-            Some(_) => Some(self.turn),
-            None => self.wanted.filter(|_| self.claims == 0),
-        }
+        if self.streak { Some(self.turn) } else { self.wanted.filter(|_| self.claims == 0) }
     }
 
     fn next_look_from_start(&self) -> Option<Instant> {
         self.looked.map(|(since, cost)| since + cost * LOOK_COST)
     }
 
-    /// Whether a lane in a streak is to be read from its start now.
+    /// Whether the lane may be read from its start now.
     fn may_look_from_start(&self, now: Instant) -> bool {
         let second = self.looked.is_none_or(|(since, _)| since + LOOK_FROM_START <= now);
-        second && self.next_look_from_start().is_none_or(|next| next <= now)
+        (second || !self.streak) && self.next_look_from_start().is_none_or(|next| next <= now)
     }
 }
 
@@ -335,7 +337,26 @@ mod tests {
         assert_eq!(pick.after, Timestamp::from_micros(5));
         assert!(!lanes.took(&pick, 0, None), "something may have come to lie before");
         let state = lanes.lanes[&lane("a", 0)];
-        assert!(state.wanted.is_some() && state.reached.is_none());
+        assert!(state.wanted.is_some() && !state.streak);
+    }
+
+    /// Dead index entries pile up between two vacuums: a lane that is never full must not walk past them all each time.
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_lane_is_read_from_its_start_as_seldom_as_that_is_dear() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        let mut looks = 0;
+        for claim in 0..1_000 {
+            lanes.hint(lane("a", 0), Instant::now());
+            let pick = lanes.pick(|_| 10).unwrap();
+            let from_start = pick.after == FROM_START;
+            looks += usize::from(from_start);
+            tokio::time::advance(Duration::from_millis(if from_start { 50 } else { 5 })).await;
+            assert_eq!(lanes.took(&pick, 1, Some(Timestamp::from_micros(claim))), from_start);
+        }
+        assert!((3..=6).contains(&looks), "{looks} looks of 50 ms in five seconds");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)), "and once more when all is quiet");
     }
 
     #[test]

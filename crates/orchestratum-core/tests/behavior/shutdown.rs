@@ -39,6 +39,35 @@ on_every_backend! {
         assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_instances").await, 0);
     }
 
+    /// What an append is about to lease is something that a worker holds: if it took its instance out of the table
+    /// meanwhile, nobody would ever take the command back.
+    async fn a_worker_that_stops_while_commands_are_appended_strands_none(world) {
+        let builder = || world.builder().polling_interval(Duration::from_millis(50));
+        let orchestrator = builder().executor("k", |(): (), _: Context| async move { Ok(()) }).build().await.unwrap();
+        let connection = world.connect().await;
+        let mut count = 0;
+        for burst in 1..20_i64 {
+            let worker = orchestrator.start();
+            // The first one finds the worker asleep, the last ones find it gone.
+            let appends = (0..40).map(|_| async { orchestrator.append(("k", ())).await.unwrap() });
+            let stop = async {
+                while number(&connection, "SELECT count(*) FROM orchestratum_commands").await < count + burst % 5 {
+                    tokio::task::yield_now().await;
+                }
+                worker.shutdown().await.unwrap();
+            };
+            tokio::join!(futures_util::future::join_all(appends), stop);
+            count += 40;
+        }
+        let worker = orchestrator.start();
+        until("all have completed", async || {
+            number(&connection, "SELECT count(*) FROM orchestratum_ended WHERE state = 'completed'").await == 40 * 19
+        })
+        .await;
+        assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_attempts").await, 0, "no lease was lost");
+        worker.shutdown().await.unwrap();
+    }
+
     async fn what_is_left_after_the_grace_period_is_given_back_without_using_up_a_retry(world) {
         let running = Arc::new(Notify::new());
         let started = Arc::clone(&running);
