@@ -12,14 +12,20 @@ use crate::bench::process::{counts, times};
 const FLAT: f64 = 0.25;
 
 pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
-    let flat = highest_flat_rate(subject, plan)?;
-    let mut figures = vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)];
+    let mut flat = highest_flat_rate(subject, plan)?;
     if subject.program.name != "orchestratum" {
-        return Ok(figures);
+        return Ok(vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)]);
     }
-    for share in [50, 80] {
-        figures.extend(hold(subject, flat * share / 100, plan.hold, share)?);
-    }
+    // A rate of which four fifths cannot be held for a minute was not one that stays flat.
+    let most = loop {
+        match hold(subject, flat * 80 / 100, plan.hold, 80) {
+            Err(_) if flat > 1_000 => flat = flat * 9 / 10,
+            most => break most?,
+        }
+    };
+    let mut figures = vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)];
+    figures.extend(hold(subject, flat / 2, plan.hold, 50)?);
+    figures.extend(most);
     Ok(figures)
 }
 
