@@ -45,14 +45,14 @@ fn every_case_that_a_guarantee_names_is_in_the_suite() {
     let document = read("docs/guarantees.md");
     let suite: String = sources("crates/orchestratum-core")
         .into_iter()
-        .filter(|(path, _)| path.contains("/tests"))
+        .filter(|(path, _)| path.contains("/tests") || path.ends_with("/model.rs"))
         .map(|(_, text)| text)
         .collect();
     let held_by: Vec<_> = document.lines().filter(|line| line.starts_with("*Held by*")).collect();
     assert_eq!(held_by.len(), 13);
     for line in held_by {
         for case in quoted(line) {
-            assert!(suite.contains(&format!("async fn {case}(")), "no case `{case}`");
+            assert!(suite.contains(&format!("fn {case}(")), "no case `{case}`");
         }
     }
 }
