@@ -73,6 +73,27 @@ fn every_option_of_the_builder_is_documented() {
     }
 }
 
+/// The builder's words against what `Config` begins with, where both are plain numbers.
+#[test]
+fn the_builder_names_the_defaults_that_it_has() {
+    let config = read("crates/orchestratum-core/src/config.rs");
+    let builder = read("crates/orchestratum-core/src/builder.rs");
+    let number = |text: &str| text.replace([',', '_'], "").parse::<u64>().ok();
+    let mut compared = 0;
+    for (document, option) in std::iter::zip(builder.lines(), builder.lines().skip(1)) {
+        let Some((_, rest)) = document.split_once("Default ") else { continue };
+        let said = rest.split([' ', ';', ':']).next().map(|word| word.trim_end_matches('.')).and_then(number);
+        let Some((_, name)) = option.trim_end_matches(';').split_once(" => ") else { continue };
+        let is =
+            config.split(&format!("            {name}: ")).nth(1).and_then(|rest| number(rest.split(",\n").next()?));
+        if let (Some(said), Some(is)) = (said, is) {
+            assert_eq!(said, is, "{name}: {document}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 5, "retries, batch, concurrency, lost leases, connections");
+}
+
 #[test]
 fn every_option_of_a_command_is_documented() {
     let document = read("docs/configuration.md");

@@ -143,7 +143,7 @@ impl Builder {
     options! {
         /// How long one attempt may run, from 1 ms to 100 years. Default 5 minutes.
         default_timeout: Duration => default_timeout;
-        /// Retries after the first attempt. Default 4: at most 4 attempts.
+        /// Retries after the first attempt. Default 3: at most 4 attempts.
         default_retry_count: u32 => default_retry_count;
         /// The waits between attempts. Default 10 s, doubling up to 1 h, each moved by up to 10 %.
         default_retry_policy: RetryPolicy => default_retry_policy;
@@ -167,7 +167,7 @@ impl Builder {
         payload_limit: usize => payload_limit;
         /// How long [`Worker::shutdown`](crate::Worker::shutdown) lets running commands finish. Default 25 s.
         shutdown_grace: Duration => shutdown_grace;
-        /// Connections of the engine, beside the heartbeat's and the listener's. Default 3; on SQLite always 1.
+        /// Connections of the engine, beside the heartbeat's and the listener's. Default 4; on SQLite always 1.
         engine_connections: u32 => engine_connections;
     }
 

@@ -14,7 +14,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -122,6 +122,11 @@ pub(crate) async fn guarded<T>(turn: impl Future<Output = Result<T>>) -> Result<
 pub(crate) fn quietly(event: impl FnOnce()) {
     // The panic hook has told of it.
     let _ = std::panic::catch_unwind(AssertUnwindSafe(event));
+}
+
+/// Locks what a panic elsewhere leaves whole, because each change to it is one call.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic says.

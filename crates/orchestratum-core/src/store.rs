@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, Statement,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, TransactionOptions,
+    TransactionTrait,
 };
 
 use crate::error::{Error, Result};
@@ -156,55 +156,49 @@ impl Store {
     /// Rows of one statement that is a whole write by itself. A statement that lost a race is run again.
     pub(crate) async fn write_rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
         let statement = sql.build();
-        let mut races = 0;
-        loop {
-            match self.rows_once(statement.clone()).await {
-                Err(error) if self.races(&error) && races < RACES => races += 1,
-                rows => return Ok(rows?),
-            }
-        }
-    }
-
-    async fn rows_once(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        if self.poll_only {
-            let transaction = self.connection().begin().await?;
-            let rows = transaction.query_all_raw(statement).await?;
-            transaction.commit().await?;
-            Ok(rows)
-        } else {
-            self.connection().query_all_raw(statement).await
-        }
-    }
-
-    /// The number of rows that one statement changed, of one that cannot lose a race.
-    pub(crate) async fn execute_once(&self, sql: Sql) -> Result<u64> {
-        Ok(self.connection().execute_raw(sql.build()).await?.rows_affected())
+        self.again(|| self.rows_once(statement.clone())).await
     }
 
     /// The number of rows that one statement changed. A statement that lost a race is run again.
     pub(crate) async fn execute(&self, sql: Sql) -> Result<u64> {
         let statement = sql.build();
+        self.again(|| self.changed_once(statement.clone())).await
+    }
+
+    /// The same for a statement that cannot lose a race.
+    pub(crate) async fn execute_once(&self, sql: Sql) -> Result<u64> {
+        Ok(self.changed_once(sql.build()).await?)
+    }
+
+    async fn again<T, F: Future<Output = Result<T, DbErr>>>(&self, once: impl Fn() -> F) -> Result<T> {
         let mut races = 0;
         loop {
-            let result = if self.poll_only {
-                let transaction = self.connection().begin().await?;
-                match transaction.execute_raw(statement.clone()).await {
-                    Ok(result) => transaction.commit().await.map(|()| result),
-                    Err(error) => {
-                        let _ = transaction.rollback().await;
-                        Err(error)
-                    }
-                }
-            } else {
-                self.connection().execute_raw(statement.clone()).await
-            };
-            match result {
+            match once().await {
                 Err(error) if self.races(&error) && races < RACES => races += 1,
-                result => {
-                    return Ok(result.as_ref().map(ExecResult::rows_affected).map_err(DbErr::clone)?);
-                }
+                result => return Ok(result?),
             }
         }
+    }
+
+    async fn rows_once(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        if !self.poll_only {
+            return self.connection().query_all_raw(statement).await;
+        }
+        let transaction = self.connection().begin().await?;
+        let rows = transaction.query_all_raw(statement).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
+
+    async fn changed_once(&self, statement: Statement) -> Result<u64, DbErr> {
+        if !self.poll_only {
+            return Ok(self.connection().execute_raw(statement).await?.rows_affected());
+        }
+        // A transaction that is dropped is rolled back.
+        let transaction = self.connection().begin().await?;
+        let changed = transaction.execute_raw(statement).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(changed)
     }
 }
 

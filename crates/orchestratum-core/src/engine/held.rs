@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::command::CommandId;
 use crate::engine::attempt::{Attempt, Stop};
+use crate::engine::lock;
 use crate::instance_id::InstanceId;
 use crate::store::append::FIRST_ATTEMPT;
 use crate::store::instance::Held;
@@ -176,8 +177,4 @@ impl Holdings {
         let attempts = attempts.held.values().filter(|attempt| attempt.lease.instance == instance);
         attempts.filter(|attempt| attempt.stop(stop)).count()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

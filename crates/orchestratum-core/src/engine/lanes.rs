@@ -90,7 +90,8 @@ impl Lanes {
     }
 
     pub(crate) fn hint(&mut self, lane: Lane, due: Instant) {
-        let state = self.lanes.entry(lane).or_insert_with(|| State::new(due));
+        let unknown = || State { wanted: Some(due), ..State::new(Instant::now()) };
+        let state = self.lanes.entry(lane).or_insert_with(unknown);
         state.wanted = Some(state.wanted.map_or(due, |known| known.min(due)));
     }
 
@@ -223,8 +224,9 @@ impl Lanes {
 }
 
 impl State {
-    const fn new(wanted: Instant) -> Self {
-        Self { wanted: Some(wanted), reached: None, streak: false, turn: wanted, looked: None, claims: 0 }
+    /// A lane of which nothing is known, to be read now.
+    const fn new(now: Instant) -> Self {
+        Self { wanted: Some(now), reached: None, streak: false, turn: now, looked: None, claims: 0 }
     }
 
     /// When the next claim is to be made. A lane gets a second claim at once only in a streak: otherwise the first

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::Shared;
 use crate::engine::attempt::Attempt;
 use crate::engine::wake::PollerWake;
+use crate::engine::{Shared, lock};
 
 /// The slots of each queue.
 #[derive(Debug)]
@@ -269,11 +269,6 @@ impl Drop for Slot {
             self.queue.wake.notify();
         }
     }
-}
-
-/// A panic elsewhere leaves these whole: each change is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

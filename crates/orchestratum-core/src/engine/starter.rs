@@ -2,7 +2,7 @@
 //! lease because a slot was free.
 
 use std::cmp::Reverse;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use crate::command::{CommandId, NewCommand, RunAt};
 use crate::engine::attempt::{Attempt, Finished, GiveBack, Stop};
 use crate::engine::held::Holdings;
 use crate::engine::slots::{Slot, Slots};
-use crate::engine::{Shared, quietly};
+use crate::engine::{Shared, lock, quietly};
 use crate::instance_id::InstanceId;
 use crate::store::append::Leases;
 use crate::store::claim::Claimed;
@@ -160,20 +160,16 @@ impl Drop for Offer {
 
 impl Starters {
     pub(crate) fn attach(&self, starter: &Arc<Starter>) {
-        self.lock().push(Arc::clone(starter));
+        lock(&self.0).push(Arc::clone(starter));
     }
 
     pub(crate) fn detach(&self, starter: &Arc<Starter>) {
-        self.lock().retain(|other| !Arc::ptr_eq(other, starter));
+        lock(&self.0).retain(|other| !Arc::ptr_eq(other, starter));
     }
 
     /// Slots of the first worker that has some.
     pub(crate) fn offer(&self, commands: &[NewCommand]) -> Option<Offer> {
-        let starters = self.lock().clone();
+        let starters = lock(&self.0).clone();
         starters.iter().find_map(|starter| starter.offer(commands))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Starter>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,13 +3,14 @@
 //! A signal is a hint and may be late, doubled or for nothing; the poll is the truth.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::command::CommandId;
+use crate::engine::lock;
 use crate::store::claim::Lane;
 
 /// Where signals are left and heard.
@@ -135,9 +136,4 @@ impl Drop for Watch<'_> {
             waiting.remove(&self.id);
         }
     }
-}
-
-/// A panic elsewhere leaves these maps whole: each change is one call.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

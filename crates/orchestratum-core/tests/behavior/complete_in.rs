@@ -134,6 +134,8 @@ on_every_backend! {
         let connection = effects(world).await;
         let (pool, held, release) = (connection.clone(), Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (holds, released) = (Arc::clone(&held), Arc::clone(&release));
+        let enough = Arc::new(Notify::new());
+        let extended = Arc::clone(&enough);
         let lease = Duration::from_millis(600);
         let orchestrator = world
             .builder()
@@ -150,10 +152,13 @@ on_every_backend! {
                     Ok(())
                 }
             })
-            .executor("waits", |(): (), ctx: Context| async move {
-                tokio::select! {
-                    () = ctx.canceled() => Err(anyhow::anyhow!("lost its lease")),
-                    () = tokio::time::sleep(Duration::from_millis(600) * 4) => Ok(()),
+            .executor("waits", move |(): (), ctx: Context| {
+                let extended = Arc::clone(&extended);
+                async move {
+                    tokio::select! {
+                        () = ctx.canceled() => Err(anyhow::anyhow!("lost its lease")),
+                        () = extended.notified() => Ok(()),
+                    }
                 }
             })
             .build()
@@ -163,6 +168,10 @@ on_every_backend! {
         let holds = orchestrator.append(("holds", ())).await.unwrap().id();
         held.notified().await;
         let waits = orchestrator.append(("waits", ())).await.unwrap().id();
+        let expiry = async || number(&connection, "SELECT min(expires_at) FROM orchestratum_instances").await;
+        let four_leases_later = expiry().await + 4 * i64::try_from(lease.as_micros()).unwrap();
+        until("both have been extended for four leases", async || expiry().await >= four_leases_later).await;
+        enough.notify_one();
         assert_eq!(orchestrator.wait::<()>(waits).await.unwrap(), Outcome::Completed(()));
         assert_eq!(orchestrator.get(holds).await.unwrap().unwrap().state, State::Running);
         release.notify_one();

@@ -103,6 +103,7 @@ on_every_backend! {
                     ..TransactionOptions::default()
                 };
                 let stall = connection.begin_with_options(options).await.unwrap();
+                // The length of the fault; nothing is waited for.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 stall.rollback().await.unwrap();
             } else {

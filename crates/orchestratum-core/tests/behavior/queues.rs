@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use orchestratum_core::{Command, Context, Error, State};
+use tokio::sync::Barrier;
 
 use crate::harness::{on_every_backend, until};
 use crate::rows::state;
@@ -38,16 +39,18 @@ on_every_backend! {
 
     async fn no_more_than_the_concurrency_of_a_queue_run_at_once(world) {
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // Each waits for two others: fewer at a time would wait for ever.
+        let three = Arc::new(Barrier::new(3));
         let (running, peak) = (Arc::clone(&now), Arc::clone(&most));
         let orchestrator = world
             .builder()
             .concurrency(50)
             .queue_concurrency("narrow", 3)
             .executor("k", move |(): (), _: Context| {
-                let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
+                let (running, peak, three) = (Arc::clone(&running), Arc::clone(&peak), Arc::clone(&three));
                 async move {
                     peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    three.wait().await;
                     running.fetch_sub(1, Ordering::SeqCst);
                     Ok(())
                 }

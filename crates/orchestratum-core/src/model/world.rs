@@ -1,0 +1,290 @@
+//! The database, the workers and what is under way between them.
+
+use std::time::Duration;
+
+use crate::model::Faults;
+use crate::outcome::{Budget, Ending, decide};
+use crate::state::{Event, State, next};
+
+pub(super) const RETRY_COUNT: u32 = 1;
+pub(super) const MAX_LOSSES: u32 = 2;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) rows: Vec<Row>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) workers: Vec<Worker>,
+    /// Requests under way, sorted.
+    pub(super) wire: Vec<Message>,
+    pub(super) left: Faults,
+    /// A write by somebody whose lease was not the one in the row.
+    pub(super) stale_write: bool,
+}
+
+/// A command in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Row {
+    /// `None` before it is appended.
+    pub(super) state: Option<State>,
+    pub(super) attempt: u8,
+    pub(super) instance: Option<u8>,
+    pub(super) failures: u8,
+    pub(super) losses: u8,
+    pub(super) cancel_requested: bool,
+    /// What the handler's own transactions have written.
+    pub(super) effects: u8,
+    /// Attempts that used up neither a failure nor a loss, and what an operator has forgiven.
+    pub(super) excused: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Instance {
+    /// Database time has passed the end of the lease.
+    pub(super) expired: bool,
+    pub(super) fenced: bool,
+    /// Taken out of the table.
+    pub(super) gone: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Life {
+    Up,
+    Paused,
+    Stopping,
+    Dead,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Worker {
+    pub(super) life: Life,
+    pub(super) instance: Option<u8>,
+    /// The answer to a claim, or to an append under a lease, was lost.
+    pub(super) doubt: bool,
+    pub(super) held: Vec<Option<Held>>,
+}
+
+/// An attempt of which a worker knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub(super) token: Token,
+    pub(super) phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Token {
+    pub(super) attempt: u8,
+    pub(super) instance: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Phase {
+    Running,
+    /// The handler has committed, or tried to: whether it did is looked up.
+    Unsure,
+    Ended(How),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum How {
+    Completed,
+    Error,
+    Snoozed,
+    GivenBack,
+    Canceled,
+    LostLease,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Request {
+    Append { lease: Option<u8> },
+    Claim { instance: u8 },
+    Settle { token: Token, how: How },
+    CompleteIn { token: Token },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Answer {
+    /// Executed under a lease, or as asked.
+    Done { attempt: u8 },
+    /// Nothing was changed, or nothing leased.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Message {
+    pub(super) worker: u8,
+    pub(super) command: u8,
+    pub(super) request: Request,
+    /// Whether the sender still waits for the answer.
+    pub(super) wanted: bool,
+    /// `None` until it is executed.
+    pub(super) answer: Option<Answer>,
+}
+
+impl World {
+    pub(super) fn send(&mut self, worker: usize, command: usize, request: Request) {
+        let message = Message { worker: index(worker), command: index(command), request, wanted: true, answer: None };
+        self.wire.push(message);
+    }
+
+    pub(super) fn set_phase(&mut self, worker: usize, command: usize, phase: Phase) {
+        if let Some(held) = &mut self.workers[worker].held[command] {
+            held.phase = phase;
+        }
+    }
+
+    /// The sender hears the answer.
+    pub(super) fn hear(&mut self, message: Message) {
+        let (worker, command) = (usize::from(message.worker), usize::from(message.command));
+        let this = &mut self.workers[worker];
+        match (message.request, message.answer) {
+            (
+                Request::Append { lease: Some(instance) } | Request::Claim { instance },
+                Some(Answer::Done { attempt }),
+            ) => {
+                let token = Token { attempt, instance };
+                // Under an instance that was fenced meanwhile the handler is told before it starts.
+                let lost = this.instance != Some(instance);
+                let unstarted = lost || this.life == Life::Stopping;
+                let phase = if unstarted { Phase::Ended(How::GivenBack) } else { Phase::Running };
+                this.held[command] = Some(Held { token, phase });
+            }
+            (Request::Settle { token, .. }, _) => {
+                if this.held[command].is_some_and(|held| held.token == token) {
+                    this.held[command] = None;
+                }
+            }
+            (Request::CompleteIn { token }, answer) => {
+                if this.held[command].is_some_and(|held| held.token == token) {
+                    let done = matches!(answer, Some(Answer::Done { .. }));
+                    let phase = if done { Phase::Unsure } else { Phase::Ended(How::LostLease) };
+                    self.set_phase(worker, command, phase);
+                }
+            }
+            (Request::Append { .. } | Request::Claim { .. }, _) => {}
+        }
+    }
+
+    /// The sender stops waiting.
+    pub(super) fn gave_up(&mut self, message: Message) {
+        let (worker, command) = (usize::from(message.worker), usize::from(message.command));
+        match message.request {
+            Request::Append { lease: Some(_) } | Request::Claim { .. } => self.workers[worker].doubt = true,
+            Request::CompleteIn { token } => {
+                if self.workers[worker].held[command].is_some_and(|held| held.token == token) {
+                    self.set_phase(worker, command, Phase::Unsure);
+                }
+            }
+            // It is sent again.
+            Request::Settle { .. } | Request::Append { lease: None } => {}
+        }
+    }
+
+    /// The process is gone; what it has sent may still be executed.
+    pub(super) fn forget(&mut self, worker: usize) {
+        let this = &mut self.workers[worker];
+        this.held.fill(None);
+        (this.life, this.instance, this.doubt) = (Life::Dead, None, false);
+        self.wire.retain(|message| !message.is_of(worker) || message.answer.is_none());
+        self.wire.iter_mut().filter(|message| message.is_of(worker)).for_each(|message| message.wanted = false);
+        self.wire.sort_unstable();
+        self.wire.dedup();
+    }
+
+    pub(super) fn live_handlers(&self, command: usize) -> usize {
+        let held = self.workers.iter().filter_map(|worker| worker.held[command]);
+        let live = |held: &Held| {
+            let instance = &self.instances[usize::from(held.token.instance)];
+            held.phase == Phase::Running && !instance.expired && !instance.fenced && !instance.gone
+        };
+        held.filter(live).count()
+    }
+}
+
+impl Row {
+    pub(super) fn raise(&mut self, event: Event) {
+        if let Some(state) = self.state.and_then(|state| next(state, event).ok()) {
+            self.state = Some(state);
+        }
+    }
+
+    pub(super) fn lease(&mut self, instance: u8) -> Answer {
+        self.raise(Event::Claim);
+        self.attempt += 1;
+        self.instance = Some(instance);
+        Answer::Done { attempt: self.attempt }
+    }
+
+    /// The guard of every write by a lease holder.
+    pub(super) fn is_leased_as(&self, token: Token) -> bool {
+        self.state == Some(State::Running) && self.instance == Some(token.instance) && self.attempt == token.attempt
+    }
+
+    pub(super) fn settle(&mut self, ending: &Ending) {
+        let budget = Budget {
+            failures: self.failures.into(),
+            losses: self.losses.into(),
+            retry_count: RETRY_COUNT,
+            max_losses: MAX_LOSSES,
+            cancel_requested: self.cancel_requested,
+        };
+        let outcome = decide(ending.clone(), &budget, |_| Duration::ZERO);
+        let used = u32::from(self.failures) + u32::from(self.losses);
+        if outcome.failures + outcome.losses == used {
+            self.excused += 1;
+        }
+        (self.failures, self.losses) = (number(outcome.failures), number(outcome.losses));
+        self.instance = None;
+        self.raise(outcome.event);
+    }
+
+    /// Failures and lost leases are bounded, and no attempt begins that nothing accounts for.
+    pub(super) fn is_accounted_for(&self) -> bool {
+        u32::from(self.failures) <= RETRY_COUNT + 1
+            && u32::from(self.losses) <= MAX_LOSSES + 1
+            && self.attempt <= 1 + self.failures + self.losses + self.excused
+    }
+}
+
+impl Worker {
+    pub(super) fn acts(&self) -> bool {
+        matches!(self.life, Life::Up | Life::Stopping)
+    }
+
+    /// Hears that its instance was fenced.
+    pub(super) fn lose(&mut self, instance: u8) {
+        for held in self.held.iter_mut().flatten().filter(|held| held.token.instance == instance) {
+            if held.phase == Phase::Running {
+                held.phase = Phase::Ended(How::LostLease);
+            }
+        }
+        (self.instance, self.doubt) = (None, false);
+    }
+}
+
+impl Message {
+    pub(super) fn is_of(&self, worker: usize) -> bool {
+        self.worker == index(worker)
+    }
+}
+
+impl How {
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Self::Completed => Ending::Completed(None),
+            Self::Error => Ending::Error(String::new()),
+            Self::Snoozed => Ending::Snoozed(Duration::ZERO),
+            Self::GivenBack => Ending::GivenBack,
+            Self::Canceled => Ending::Canceled,
+            Self::LostLease => Ending::LostLease,
+        }
+    }
+}
+
+pub(super) fn index(number: usize) -> u8 {
+    u8::try_from(number).expect("a model has few of everything")
+}
+
+pub(super) fn number(count: u32) -> u8 {
+    u8::try_from(count).expect("a model has few of everything")
+}
