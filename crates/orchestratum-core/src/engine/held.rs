@@ -125,11 +125,18 @@ impl Holdings {
         });
     }
 
+    /// Holds what has been leased. Answers may come out of order: one that was long in coming, whose command has been
+    /// reclaimed and claimed again meanwhile, must not take the place of the live attempt. It runs nothing either; its
+    /// instance has been fenced.
     pub(crate) fn add(&self, new: &[Arc<Attempt>]) {
         let mut attempts = lock(&self.attempts);
         for attempt in new {
             attempts.expected.remove(&attempt.lease.id);
-            attempts.held.insert(attempt.lease.id, Arc::clone(attempt));
+            let newer =
+                attempts.held.get(&attempt.lease.id).is_some_and(|held| held.lease.attempt > attempt.lease.attempt);
+            if !newer {
+                attempts.held.insert(attempt.lease.id, Arc::clone(attempt));
+            }
         }
     }
 

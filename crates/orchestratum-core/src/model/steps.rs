@@ -179,7 +179,7 @@ impl Protocol {
             }
             Step::Hear(message) => {
                 world.wire.retain(|other| *other != message);
-                world.hear(message);
+                world.hear(message, self.variant == Variant::HoldsTheLastAnswer);
             }
             Step::GiveUp(message) => {
                 world.left.lost -= 1;

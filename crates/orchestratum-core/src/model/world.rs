@@ -133,8 +133,8 @@ impl World {
         }
     }
 
-    /// The sender hears the answer.
-    pub(super) fn hear(&mut self, message: Message) {
+    /// The sender hears the answer. Of two leases on one command the newer one is held, unless it is `careless`.
+    pub(super) fn hear(&mut self, message: Message, careless: bool) {
         let (worker, command) = (usize::from(message.worker), usize::from(message.command));
         let this = &mut self.workers[worker];
         match (message.request, message.answer) {
@@ -147,7 +147,9 @@ impl World {
                 let lost = this.instance != Some(instance);
                 let unstarted = lost || this.life == Life::Stopping;
                 let phase = if unstarted { Phase::Ended(How::GivenBack) } else { Phase::Running };
-                this.held[command] = Some(Held { token, phase });
+                if careless || this.held[command].is_none_or(|held| held.token.attempt < attempt) {
+                    this.held[command] = Some(Held { token, phase });
+                }
             }
             (Request::Settle { token, .. }, _) => {
                 if this.held[command].is_some_and(|held| held.token == token) {
