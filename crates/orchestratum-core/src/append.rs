@@ -205,7 +205,7 @@ async fn within(
     let shared = &orchestrator.shared;
     let store = shared.store_for(transaction)?;
     let stored = append_in(transaction, store.backend, &commands, !store.poll_only).await?;
-    if !store.backend.notifies() || store.poll_only {
+    if !store.announces() {
         // Nothing will say when the transaction commits.
         std::iter::zip(&commands, &stored).for_each(|(command, stored)| shared.wake.arm(&lane(command), stored.id));
     }

@@ -25,7 +25,7 @@ const MOST_WAITING: usize = 1_000;
 impl Notifier {
     /// Starts the task that sends, on the current runtime.
     pub(crate) fn start(store: Store) -> Self {
-        if !store.backend.notifies() || store.poll_only {
+        if !store.announces() {
             return Self { queue: None };
         }
         let (queue, mut waiting) = mpsc::channel(MOST_WAITING);

@@ -65,6 +65,11 @@ impl Store {
         Ok(Self { search_path, ..self })
     }
 
+    /// Whether an append is announced to other processes.
+    pub(crate) fn announces(&self) -> bool {
+        self.backend.notifies() && !self.poll_only
+    }
+
     /// The pool, as it is now.
     pub(crate) fn connection(&self) -> DatabaseConnection {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()

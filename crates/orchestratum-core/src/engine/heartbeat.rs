@@ -41,12 +41,11 @@ impl Heartbeat {
         let mut signals = self.shared.wake.heartbeat_signals();
         let mut next_beat = Instant::now();
         loop {
-            // Apart from the beat: a panic here must not keep the lease from being extended.
-            quietly(|| self.stop_what_is_not_trusted());
-            let beat = Instant::now() >= next_beat;
+            let looked = self.look();
+            let beat = looked >= next_beat;
             let result = tokio::select! {
                 // Given up when the lease can no longer be trusted: then handlers come first.
-                result = tokio::time::timeout_at(self.latest_answer(interval), guarded(self.turn(beat))) => {
+                result = tokio::time::timeout_at(self.latest_answer(looked, interval), guarded(self.turn(beat))) => {
                     result.unwrap_or_else(|_| Err(no_answer(interval)))
                 }
                 () = stopping.cancelled() => break,
@@ -64,8 +63,10 @@ impl Heartbeat {
                     next_beat = Instant::now() + backoff.failed(&error).min(interval);
                 }
             }
+            // Again, and not after the pause: the trust may have ended while an answer was waited for.
+            let looked = self.look();
             tokio::select! {
-                () = tokio::time::sleep_until(self.next_look(next_beat)) => {}
+                () = tokio::time::sleep_until(self.next_look(looked, next_beat)) => {}
                 _ = signals.changed() => {}
                 () = stopping.cancelled() => break,
             }
@@ -138,9 +139,18 @@ impl Heartbeat {
         );
     }
 
-    fn stop_what_is_not_trusted(&self) {
+    /// Stops what is not trusted now. Returns this now: what was trusted then is to be looked at when the trust ends,
+    /// also if that has passed a moment later.
+    fn look(&self) -> Instant {
+        let now = Instant::now();
+        // Apart from the beat: a panic here must not keep the lease from being extended.
+        quietly(|| self.stop_what_is_not_trusted(now));
+        now
+    }
+
+    fn stop_what_is_not_trusted(&self, now: Instant) {
         let lease = self.holdings.lease();
-        if lease.trusted_until.is_some_and(|until| until <= Instant::now()) && !self.holdings.is_empty() {
+        if lease.trusted_until.is_some_and(|until| until <= now) && !self.holdings.is_empty() {
             let stopped = self.holdings.stop_all(lease.instance, Stop::LeaseLost);
             if stopped > 0 {
                 tracing::warn!(name: "orchestratum.lease.untrusted", stopped, "no extension for a whole lease; handlers were told to stop");
@@ -162,17 +172,20 @@ impl Heartbeat {
         Ok(())
     }
 
-    fn latest_answer(&self, interval: Duration) -> Instant {
-        let latest = Instant::now() + interval;
-        let trusted_until = self.holdings.lease().trusted_until.filter(|until| *until > Instant::now());
-        trusted_until.map_or(latest, |until| until.min(latest))
+    /// A beat is given up when the next one is due, or the trust ends.
+    fn latest_answer(&self, looked: Instant, interval: Duration) -> Instant {
+        end_of_trust_or(looked, self.holdings.lease().trusted_until, looked + interval)
     }
 
     /// The next beat, or the end of the trust if that comes first.
-    fn next_look(&self, next_beat: Instant) -> Instant {
-        let trusted_until = self.holdings.lease().trusted_until.filter(|until| *until > Instant::now());
-        trusted_until.map_or(next_beat, |until| until.min(next_beat))
+    fn next_look(&self, looked: Instant, next_beat: Instant) -> Instant {
+        end_of_trust_or(looked, self.holdings.lease().trusted_until, next_beat)
     }
+}
+
+/// The end of a trust that still stood at the last look, or something else that comes sooner.
+fn end_of_trust_or(looked: Instant, trusted_until: Option<Instant>, other: Instant) -> Instant {
+    trusted_until.filter(|until| *until > looked).map_or(other, |until| until.min(other))
 }
 
 fn no_answer(waited: Duration) -> crate::error::Error {
@@ -189,4 +202,20 @@ fn instance_name(configured: Option<&str>) -> String {
         str::to_owned,
     );
     name.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pause that began before the trust ended and lasted beyond it would tell the handlers too late.
+    #[test]
+    fn the_end_of_the_trust_is_not_slept_through() {
+        let looked = Instant::now();
+        let (next_beat, moment) = (looked + Duration::from_secs(10), Duration::from_nanos(1));
+        assert_eq!(end_of_trust_or(looked, Some(looked + moment), next_beat), looked + moment, "past when it is asked");
+        assert_eq!(end_of_trust_or(looked, Some(looked), next_beat), next_beat, "told at the look");
+        assert_eq!(end_of_trust_or(looked, Some(next_beat + moment), next_beat), next_beat);
+        assert_eq!(end_of_trust_or(looked, None, next_beat), next_beat);
+    }
 }

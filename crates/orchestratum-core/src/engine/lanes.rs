@@ -47,11 +47,14 @@ pub(crate) struct Pick {
     pub(crate) room: usize,
 }
 
-/// A lane that got a command inside of a transaction of this process.
+/// A lane that is looked at more and more seldom: it got a command inside of a transaction of this process, or had one
+/// just now and nobody would say that it has another.
 #[derive(Debug, Clone)]
 struct Armed {
     /// The commands that have not been seen, and when each was appended.
     unseen: HashMap<CommandId, Instant>,
+    /// Until when to look, whatever is seen.
+    until: Instant,
     next: Instant,
     step: Duration,
 }
@@ -73,6 +76,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// A transaction that takes longer is found by the poll.
 const STOP_LOOKING: Duration = Duration::from_secs(60);
+/// How long after a command another one is looked out for where no append of another process is announced: long enough
+/// for a steady load, and at most eight looks.
+const EXPECT_MORE: Duration = Duration::from_secs(1);
 
 impl Lanes {
     /// Takes over what a survey has found; lanes that it did not find have nothing.
@@ -98,11 +104,15 @@ impl Lanes {
     /// Starts, or starts again, to look out for commands whose transaction may commit at any time.
     pub(crate) fn arm(&mut self, lane: Lane, commands: HashSet<CommandId>) {
         let now = Instant::now();
-        let fresh = || Armed { unseen: HashMap::new(), next: now + FIRST_LOOK, step: FIRST_LOOK };
+        self.armed(lane, now).unseen.extend(commands.into_iter().map(|id| (id, now)));
+    }
+
+    fn armed(&mut self, lane: Lane, now: Instant) -> &mut Armed {
+        let fresh = || Armed { unseen: HashMap::new(), until: now, next: now + FIRST_LOOK, step: FIRST_LOOK };
         let armed = self.armed.entry(lane).or_insert_with(fresh);
-        armed.unseen.extend(commands.into_iter().map(|id| (id, now)));
         // Sooner, never later: a crowd of appends must not push the look away for ever.
         (armed.next, armed.step) = (armed.next.min(now + FIRST_LOOK), FIRST_LOOK);
+        armed
     }
 
     /// These commands were claimed: nothing has to be looked out for on their behalf.
@@ -111,10 +121,16 @@ impl Lanes {
             for id in claimed {
                 armed.unseen.remove(&id);
             }
-            if armed.unseen.is_empty() {
+            if armed.is_over(Instant::now()) {
                 self.armed.remove(lane);
             }
         }
+    }
+
+    /// The lane had a command just now: others of a steady load follow soon, and nobody announces them.
+    pub(crate) fn expect_more(&mut self, lane: Lane) {
+        let now = Instant::now();
+        self.armed(lane, now).until = now + EXPECT_MORE;
     }
 
     /// The claim to make next: of the lanes that are due and have `room`, from the one with the highest priority, then
@@ -215,11 +231,17 @@ impl Lanes {
                 armed.next = now + armed.step;
             }
             armed.unseen.retain(|_, since| since.elapsed() < STOP_LOOKING);
-            !armed.unseen.is_empty()
+            !armed.is_over(now)
         });
         for lane in due {
             self.hint(lane, now);
         }
+    }
+}
+
+impl Armed {
+    fn is_over(&self, now: Instant) -> bool {
+        self.unseen.is_empty() && self.until <= now
     }
 }
 
@@ -402,6 +424,19 @@ mod tests {
         assert!(lanes.next_due().is_some());
         lanes.saw(&lane("a", 0), std::iter::once(ours));
         assert!(lanes.next_due().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_had_a_command_is_looked_at_more_and_more_seldom_for_a_second() {
+        let mut lanes = Lanes::default();
+        lanes.expect_more(lane("a", 0));
+        let (begun, mut looks) = (Instant::now(), 0);
+        while let Some(due) = lanes.next_due() {
+            tokio::time::advance(due - Instant::now()).await;
+            assert_eq!(empty(&mut lanes).lane, lane("a", 0));
+            looks += 1;
+        }
+        assert!((7..=9).contains(&looks) && begun.elapsed() < Duration::from_secs(2), "{looks} looks");
     }
 
     #[test]

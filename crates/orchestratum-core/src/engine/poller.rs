@@ -144,6 +144,9 @@ impl Poller {
         self.starter.slots.release(&lane.queue, pick.room.saturating_sub(count));
         if count > 0 {
             self.lanes.saw(lane, taken.commands.iter().map(|command| command.id));
+            if !self.store.announces() {
+                self.lanes.expect_more(lane.clone());
+            }
             tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
             let slots = self.starter.slots.take(&lane.queue, count);
             self.starter.start(instance, std::iter::zip(taken.commands, slots));

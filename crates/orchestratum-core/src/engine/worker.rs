@@ -247,7 +247,7 @@ async fn run(
         purging: None,
     };
     tokio::spawn(housekeeper.run());
-    if store.backend.notifies() && !shared.config.poll_only {
+    if store.announces() {
         tokio::spawn(listener::run(Arc::clone(shared), store.clone(), stopping.clone()));
     }
 

@@ -69,7 +69,7 @@ impl Store {
 
     /// Elsewhere the next heartbeat of the instance hears of it.
     async fn announce_cancel(&self, transaction: &DatabaseTransaction) -> Result<()> {
-        if self.backend.notifies() && !self.poll_only {
+        if self.announces() {
             let sql = self.sql("SELECT pg_notify(").bind(CHANNEL).text(", ").bind(CANCEL).text(")");
             rows_in(transaction, sql).await?;
         }
