@@ -1,0 +1,129 @@
+//! What the commands do: one executor for each way to behave, good or bad.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use orchestratum_core::{Builder, Context, Orchestrator, RetryPolicy, Verdict};
+use sea_orm::ConnectionTrait as _;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::ledger::{Entry, Ledger};
+
+/// The payload of every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Job {
+    /// Given once; a follow-up has that of its parent.
+    pub(crate) number: u64,
+}
+
+/// Commands that must end completed, whatever happens.
+pub(crate) const GOOD: [&str; 9] =
+    ["quick", "slow", "long", "effect", "flaky", "panicking", "snoozing", "blocking", "memory"];
+/// Commands that must end failed.
+pub(crate) const BAD: [&str; 2] = ["failing", "stuck"];
+/// Kills its process twice.
+pub(crate) const DEADLY: &str = "deadly";
+/// What another one appends when it ends.
+pub(crate) const FOLLOW_UP: &str = "follow-up";
+
+/// Retries of the commands that must complete: their handlers meet every fault of the database as an error of theirs.
+pub(crate) const RETRIES: u32 = 50;
+/// Retries of those that must fail.
+pub(crate) const BAD_RETRIES: u32 = 2;
+
+/// What all processes of a run set, producers too: options are taken at the append.
+pub(crate) fn builder(url: &str, lease: Duration) -> Builder {
+    let policy =
+        RetryPolicy::Exponential { first: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.1 };
+    Orchestrator::builder()
+        .database(url)
+        .lease_duration(lease)
+        .default_retry_policy(policy)
+        .default_retry_count(RETRIES)
+        .default_timeout(Duration::from_secs(60))
+        .shutdown_grace(Duration::from_secs(2))
+        .keep_completed(None)
+        .keep_failed(None)
+}
+
+/// The executors, each of which writes its beginning and its end into the ledger.
+pub(crate) fn register(mut builder: Builder, ledger: &Ledger) -> Builder {
+    builder = builder.service(ledger.clone());
+    let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, FOLLOW_UP]);
+    for key in keys {
+        builder = builder.executor(key, move |job: Job, context: Context| async move {
+            let ledger = context.service::<Ledger>()?;
+            let Some(id) = context.command_id() else { bail!("a command without an id") };
+            let execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt() };
+            execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt });
+            run(key, job, &context, &execution).await
+        });
+    }
+    builder
+}
+
+/// Notes its end when it is dropped: a handler may end in the middle.
+struct Execution {
+    ledger: Arc<Ledger>,
+    id: Uuid,
+    attempt: u32,
+}
+
+impl Execution {
+    /// Sleeps as a well-behaved handler does: until told to stop.
+    async fn sleep(&self, context: &Context, time: Duration) -> Result<()> {
+        tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            () = context.canceled() => {
+                self.ledger.note(Entry::Told { id: self.id, attempt: self.attempt });
+                bail!("told to stop")
+            }
+        }
+    }
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt });
+    }
+}
+
+async fn run(key: &str, job: Job, context: &Context, execution: &Execution) -> Result<()> {
+    // Spread by the number, so that a seed repeats it.
+    let millis = |most: u64| Duration::from_millis(job.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % most);
+    match key {
+        "slow" => execution.sleep(context, millis(500)).await,
+        "long" => execution.sleep(context, Duration::from_secs(6) + millis(2_000)).await,
+        "effect" => effect(job, context).await,
+        "flaky" if context.attempt() < 3 => bail!("not yet"),
+        "panicking" if context.attempt() < 2 => panic!("as ordered"),
+        "snoozing" if context.attempt() < 3 => Err(Verdict::snooze(millis(300)).into()),
+        "blocking" => {
+            std::thread::sleep(millis(1_500));
+            Ok(())
+        }
+        "memory" => {
+            let much = vec![1_u8; 16 << 20];
+            execution.sleep(context, millis(200)).await?;
+            anyhow::ensure!(much.iter().step_by(4_096).all(|byte| *byte == 1), "memory changed");
+            Ok(())
+        }
+        "failing" => bail!("never"),
+        "stuck" => std::future::pending().await,
+        DEADLY if context.attempt() < 3 => std::process::abort(),
+        _ => Ok(()),
+    }
+}
+
+/// Takes effect in the transaction of its completion.
+async fn effect(job: Job, context: &Context) -> Result<()> {
+    let Some(id) = context.command_id() else { bail!("a command without an id") };
+    let transaction = context.orchestrator()?.begin().await?;
+    let sql = format!("INSERT INTO chaos_effects (command, number) VALUES ('{id}', {})", job.number);
+    transaction.execute_unprepared(&sql).await?;
+    context.complete_in(&transaction, ()).await?;
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! What happened, written down outside of the queue: one file a process, appended to line by line.
+//!
+//! A line is with the operating system before the process goes on, so that `kill -9` loses none, and is on the disk a
+//! tenth of a second later.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(crate) enum Entry {
+    /// An append has returned, and its transaction is committed; `is_new` as it said.
+    Appended { number: u64, id: Uuid, is_new: bool, shape: Shape },
+    /// An append or its commit returned an error: it may have happened or not.
+    Unsure { number: u64, error: String },
+    /// The transaction of an append was rolled back.
+    RolledBack { id: Uuid },
+    /// A cancel has returned; `at_once` when the command was not running.
+    Canceled { id: Uuid, at_once: bool },
+    /// A handler has begun.
+    Started { id: Uuid, attempt: u32 },
+    /// A handler was told that its lease is lost, its time is up or it is canceled.
+    Told { id: Uuid, attempt: u32 },
+    /// A handler has ended, or its future was dropped.
+    Ended { id: Uuid, attempt: u32 },
+    /// The rig is about to end this process without a word, or has found that it has ended.
+    Died { process: String },
+    /// The rig is about to stop this process; it goes on after `Resumed`.
+    Paused { process: String },
+    /// The rig has let this process go on.
+    Resumed { process: String },
+    /// Another fault, for the count.
+    Fault { name: String },
+}
+
+/// How a command was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Shape {
+    Single,
+    Within,
+    Bulk,
+    Unique,
+    Chained,
+    Delayed,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    /// Nanoseconds of the machine's monotonic clock, which all processes share and no fault moves.
+    at: u64,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+/// An entry with its time and the name of the process that wrote it.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) at: u64,
+    pub(crate) process: Arc<str>,
+    pub(crate) entry: Entry,
+}
+
+/// A process's own file.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    file: Arc<File>,
+}
+
+impl Ledger {
+    pub(crate) fn create(folder: &Path, process: &str) -> Result<Self> {
+        let path = folder.join(format!("{process}.jsonl"));
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = Arc::new(file.with_context(|| format!("cannot open {}", path.display()))?);
+        let weak = Arc::downgrade(&file);
+        thread::spawn(move || {
+            while let Some(file) = weak.upgrade() {
+                let _ = file.sync_data(); // the write itself was answered; this is for the loss of power
+                drop(file);
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Ok(Self { file })
+    }
+
+    /// Writes it down. A ledger that cannot be written proves nothing, so the process ends.
+    pub(crate) fn note(&self, entry: Entry) {
+        let written = serde_json::to_string(&Line { at: now(), entry })
+            .map_err(anyhow::Error::from)
+            .and_then(|line| Ok((&*self.file).write_all(format!("{line}\n").as_bytes())?));
+        if written.is_err() {
+            std::process::exit(70);
+        }
+    }
+}
+
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Everything that all processes have written, in the order of time.
+pub(crate) fn read(folder: &Path) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        let process: Arc<str> = path.file_stem().unwrap_or_default().to_string_lossy().into();
+        let text = fs::read_to_string(&path)?;
+        // A process that is killed while it writes leaves half a line.
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            let Line { at, entry } =
+                serde_json::from_str(line).with_context(|| format!("in {}: {line}", path.display()))?;
+            records.push(Record { at, process: Arc::clone(&process), entry });
+        }
+    }
+    records.sort_by_key(|record| record.at);
+    Ok(records)
+}
+
+/// How often each fault came.
+pub(crate) fn faults(records: &[Record]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        let name = match &record.entry {
+            Entry::Died { .. } => "end of a process",
+            Entry::Paused { .. } => "pause of a process",
+            Entry::Fault { name } => name,
+            _ => continue,
+        };
+        *counts.entry(name.to_owned()).or_default() += 1;
+    }
+    counts
+}

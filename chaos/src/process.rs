@@ -1,0 +1,82 @@
+//! The processes under attack: each is this program again, as a worker that also appends, or as a producer that only
+//! appends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use orchestratum_core::{Orchestrator, shutdown_signal};
+
+use crate::job;
+use crate::ledger::Ledger;
+use crate::load::Load;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Arguments {
+    #[arg(long)]
+    pub(crate) url: String,
+    /// The folder of the ledgers.
+    #[arg(long)]
+    pub(crate) ledgers: PathBuf,
+    /// The name of the ledger, without the process id.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Makes the numbers of its commands its own: no other process of a run has it.
+    #[arg(long)]
+    pub(crate) serial: u32,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    /// Commands to append in a second.
+    #[arg(long)]
+    pub(crate) rate: u32,
+    #[arg(long)]
+    pub(crate) lease_ms: u64,
+    /// Runs no commands.
+    #[arg(long)]
+    pub(crate) only_append: bool,
+    /// Needs no session state, behind a pooler.
+    #[arg(long)]
+    pub(crate) poll_only: bool,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter("info,orchestratum_core=info,sqlx=error").init();
+    let mut stop = std::pin::pin!(shutdown_signal());
+    // Listens from now on; the rig takes the ledger as the sign of it.
+    tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        () = std::future::ready(()) => {}
+    }
+    let ledger = Ledger::create(&arguments.ledgers, &format!("{}-{}", arguments.name, std::process::id()))?;
+    let orchestrator = tokio::select! {
+        orchestrator = connect(&arguments, &ledger) => orchestrator,
+        () = &mut stop => return Ok(()),
+    };
+    let load = Load::new(orchestrator.clone(), ledger, &arguments);
+    let loading = (arguments.rate > 0).then(|| tokio::spawn(async move { load.run().await }));
+    let worker = (!arguments.only_append).then(|| orchestrator.start());
+    stop.await;
+    if let Some(loading) = loading {
+        loading.abort();
+    }
+    if let Some(worker) = worker {
+        worker.shutdown().await?;
+    }
+    Ok(())
+}
+
+/// The database may be away when a process starts; whoever supervises it would start it again.
+async fn connect(arguments: &Arguments, ledger: &Ledger) -> Orchestrator {
+    loop {
+        let mut builder = job::builder(&arguments.url, Duration::from_millis(arguments.lease_ms));
+        builder = if arguments.only_append { builder.client_only() } else { job::register(builder, ledger) };
+        if arguments.poll_only {
+            builder = builder.poll_only();
+        }
+        match builder.build().await {
+            Ok(orchestrator) => return orchestrator,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}

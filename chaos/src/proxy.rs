@@ -1,0 +1,112 @@
+//! A wire between the processes and the server that can be cut, silenced and slowed down.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What the wire does to the connections that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weather {
+    Fair,
+    /// Every piece of data comes so much later.
+    Slow(Duration),
+    /// Nothing comes through, for as long as it lasts.
+    Still,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    port: u16,
+    weather: watch::Sender<Weather>,
+    /// Connections up to this one are closed.
+    cut: watch::Sender<u64>,
+    /// Connections up to this one are dead without a word: both sides wait.
+    dead: watch::Sender<u64>,
+    last: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(target: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a proxy")?;
+        let proxy = Self {
+            port: listener.local_addr()?.port(),
+            weather: watch::Sender::new(Weather::Fair),
+            cut: watch::Sender::new(0),
+            dead: watch::Sender::new(0),
+            last: Arc::default(),
+        };
+        tokio::spawn(proxy.clone().listen(listener, target));
+        Ok(proxy)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn weather(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+
+    /// Closes every connection that exists.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(self.last.load(Ordering::Relaxed));
+    }
+
+    /// Drops whatever the connections that exist carry from now on, and tells nobody.
+    pub(crate) fn half_open(&self) {
+        self.dead.send_replace(self.last.load(Ordering::Relaxed));
+    }
+
+    async fn listen(self, listener: TcpListener, target: u16) {
+        while let Ok((client, _)) = listener.accept().await {
+            let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+            let proxy = self.clone();
+            tokio::spawn(async move {
+                // A server that is away refuses, and so do we: the client is dropped.
+                if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await {
+                    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::select! {
+                        () = proxy.carry(number, from_client, to_server) => {}
+                        () = proxy.carry(number, from_server, to_client) => {}
+                        () = proxy.is_cut(number) => {}
+                    }
+                }
+            });
+        }
+    }
+
+    async fn is_cut(&self, number: u64) {
+        let _ = self.cut.subscribe().wait_for(|cut| *cut >= number).await;
+    }
+
+    async fn carry(&self, number: u64, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let (mut weather, dead) = (self.weather.subscribe(), self.dead.subscribe());
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+            if weather.wait_for(|weather| *weather != Weather::Still).await.is_err() {
+                return;
+            }
+            let slow = *weather.borrow_and_update();
+            if let Weather::Slow(delay) = slow {
+                tokio::time::sleep(delay).await;
+            }
+            if *dead.borrow() >= number {
+                // Until it is cut.
+                std::future::pending::<()>().await;
+            }
+            if to.write_all(&buffer[..length]).await.is_err() {
+                return;
+            }
+        }
+    }
+}

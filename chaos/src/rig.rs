@@ -1,0 +1,185 @@
+//! One run: a database, a fleet, a storm, a calm, a verdict.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use fastrand::Rng;
+use sea_orm::ConnectionTrait as _;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::check::{self, Report};
+use crate::database::{Database, DatabaseKind};
+use crate::faults::{self, Storm};
+use crate::fleet::{Fleet, Plan};
+use crate::ledger::{self, Ledger};
+use crate::proxy::Proxy;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// What goes wrong; everything if not named.
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// The database; all three if not named.
+    #[arg(long, value_enum)]
+    database: Vec<DatabaseKind>,
+    /// How long things go wrong.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Repeats the faults of another run; drawn if not named.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Commands appended in a second.
+    #[arg(long, default_value_t = 400)]
+    rate: u32,
+    /// Worker processes; half as many producers.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
+    #[arg(long, default_value_t = 5_000)]
+    lease_ms: u64,
+    /// Where to write the reports, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Processes that die, stop, pause and have wrong clocks.
+    Workers,
+    /// A server that dies, restarts, stalls; sessions that are in the way; on SQLite other programs on the file.
+    Database,
+    /// Connections that are cut, go dead, stall and crawl.
+    Network,
+    /// All of these together.
+    All,
+}
+
+/// Without an end for so long, something waits that could run.
+const STANDSTILL: Duration = Duration::from_secs(90);
+
+/// Runs on each database; `false` when a guarantee was broken.
+pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
+    let kinds =
+        if arguments.database.is_empty() { DatabaseKind::value_variants() } else { arguments.database.as_slice() };
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let mut reports = Vec::new();
+    for kind in kinds {
+        if arguments.what == What::Network && *kind == DatabaseKind::Sqlite {
+            continue;
+        }
+        let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        println!("{name}: {} s of trouble, seed {seed}", arguments.seconds);
+        let report = on(*kind, name, seed, arguments).await?;
+        println!("{report}");
+        reports.push(report);
+    }
+    if let Some(path) = &arguments.json {
+        let lines = reports.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        std::fs::write(path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(reports.iter().all(|report| report.violations.is_empty()))
+}
+
+async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) -> Result<Report> {
+    let folder = tempfile::Builder::new().prefix("orchestratum-ledgers-").tempdir()?;
+    let ledger = Ledger::create(folder.path(), "rig")?;
+    let mut database = Database::start(kind).await?;
+    let url = database.url();
+    let proxy = match database.port() {
+        Some(port) => Some(Proxy::start(port).await?),
+        None => None,
+    };
+    let through = match (&proxy, database.port()) {
+        (Some(proxy), Some(port)) => url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port())),
+        _ => url.clone(),
+    };
+    let mut random = Rng::with_seed(seed);
+    let plan = Plan {
+        url: through,
+        folder: folder.path().to_owned(),
+        lease: Duration::from_millis(arguments.lease_ms),
+        workers: arguments.workers,
+        producers: arguments.workers.div_ceil(2),
+        rate: arguments.rate,
+        clocks: matches!(arguments.what, What::Workers | What::All) && kind != DatabaseKind::Sqlite,
+    };
+    let fleet = Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?);
+
+    let until = Instant::now() + Duration::from_secs(arguments.seconds);
+    let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork() };
+    let of = |what: What| arguments.what == what || arguments.what == What::All;
+    let workers = storm();
+    let workers = async {
+        if of(What::Workers) {
+            faults::workers::rage(workers, &fleet).await
+        } else {
+            faults::workers::calm(workers, &fleet).await
+        }
+    };
+    let network = storm();
+    let network = async {
+        match &proxy {
+            Some(proxy) if of(What::Network) => faults::network::rage(network, proxy).await,
+            _ => Ok(()),
+        }
+    };
+    let server = storm();
+    let file = database.file();
+    let server = async {
+        if !of(What::Database) {
+            return Ok(());
+        }
+        match &mut database {
+            Database::Sqlite(_) => faults::sqlite::rage(server, &url, &file).await,
+            Database::Postgres(postgres) => faults::database::rage(server, postgres, &url).await,
+            Database::MariaDb(mariadb) => faults::database::rage(server, mariadb, &url).await,
+        }
+    };
+    tokio::try_join!(workers, network, server)?;
+
+    let mut unwell = fleet.into_inner().stop(Duration::from_secs(60))?;
+    let calm = Plan { rate: 0, producers: 0, clocks: false, ..plan };
+    let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
+    let for_ever = Storm { until: Instant::now() + STANDSTILL * 100, ledger: ledger.clone(), random: random.fork() };
+    let drained = tokio::select! {
+        drained = drain(&url) => drained?,
+        ended = faults::workers::calm(for_ever, &fleet) => { ended?; false }
+    };
+    unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
+
+    let records = ledger::read(folder.path())?;
+    let mut report = check::check(&url, &records).await?;
+    (report.database, report.seed, report.seconds) = (name, seed, arguments.seconds);
+    report.faults = ledger::faults(&records);
+    report.violations.extend(unwell);
+    if !drained {
+        report.violations.push(format!("nothing ended for {STANDSTILL:?} while commands were live"));
+    }
+    if !report.violations.is_empty() {
+        println!("the ledgers and logs are kept in {}", folder.keep().display());
+    }
+    Ok(report)
+}
+
+/// Waits until everything has ended; `false` when nothing does any more.
+async fn drain(url: &str) -> Result<bool> {
+    let connection = sea_orm::Database::connect(url).await?;
+    let (mut least, mut since) = (i64::MAX, Instant::now());
+    loop {
+        let sql = "SELECT count(*) FROM orchestratum_live";
+        let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
+        let Some(row) = connection.query_one_raw(statement).await? else { bail!("no answer to {sql}") };
+        let left: i64 = row.try_get_by_index(0)?;
+        if left == 0 {
+            return Ok(true);
+        }
+        if left < least {
+            (least, since) = (left, Instant::now());
+        } else if since.elapsed() > STANDSTILL {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
