@@ -126,8 +126,18 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
         ("executions", executions.values().map(Vec::len).sum()),
         ("lost leases", stored.commands.values().map(|command| command.attempts_of("lost_lease")).sum()),
         ("effects", stored.effects.values().sum()),
+        ("ms in which nothing ended, at most", longest_gap(records)),
     ]);
     Ok(Report { counts, violations: violations.list(), ..Report::default() })
+}
+
+/// Milliseconds between two ends of handlers, wherever, until the faults were over.
+fn longest_gap(records: &[Record]) -> usize {
+    let last_append = records.iter().rposition(|record| matches!(record.entry, Entry::Appended { .. })).unwrap_or(0);
+    let ends = records[..last_append].iter().filter(|record| matches!(record.entry, Entry::Ended { .. }));
+    let ends: Vec<u64> = ends.map(|record| record.at).collect();
+    let longest = ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    usize::try_from(longest / 1_000_000).unwrap_or(usize::MAX)
 }
 
 async fn read(connection: &DatabaseConnection) -> Result<Stored> {
@@ -203,11 +213,12 @@ fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
     let mut serials_of_the_dead = HashSet::new();
     for record in records {
         match &record.entry {
+            Entry::Began { serial } if died.contains(&*record.process) => {
+                // Its last appends may have happened without an answer.
+                serials_of_the_dead.insert(u64::from(*serial));
+            }
             Entry::Appended { number, id, is_new, shape } => {
                 explained.insert(*number);
-                if died.contains(&*record.process) {
-                    serials_of_the_dead.insert(number >> 32);
-                }
                 if !stored.commands.contains_key(id) {
                     violations.add("acknowledged and lost", format!("{id} ({shape:?})"));
                 }

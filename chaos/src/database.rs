@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use orchestratum_core::Orchestrator;
-use orchestratum_testbed::{DatabaseServer as _, Kind, MariaDb, Options, Postgres, install};
+use orchestratum_testbed::{DatabaseServer, Galera, Kind, MariaDb, Options, Postgres, install};
 use sea_orm::ConnectionTrait as _;
 use tempfile::TempDir;
 
@@ -22,6 +22,59 @@ pub(crate) enum Database {
     Sqlite(TempDir),
     Postgres(Postgres),
     MariaDb(MariaDb),
+    Pair(Box<Pair>),
+    Galera(Galera),
+}
+
+/// A PostgreSQL whose every commit is on a standby before it is answered.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    primary: Postgres,
+    standby: Option<Postgres>,
+}
+
+/// A stop of the server waits for connections that have said nothing yet, as a network that stands still leaves them.
+fn postgres_options() -> Options {
+    let settings = [format!("max_connections={CONNECTIONS}"), "authentication_timeout=5".to_owned()];
+    let arguments = settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]);
+    Options { extra_args: arguments.collect(), ..Options::default() }
+}
+
+impl Pair {
+    fn start() -> Result<Self> {
+        install::ensure(Kind::Postgres)?;
+        let mut pair = Self { primary: Postgres::start(Self::options())?, standby: None };
+        pair.add_standby()?;
+        Ok(pair)
+    }
+
+    fn options() -> Options {
+        let mut options = postgres_options();
+        options.extra_args.extend(["-c".to_owned(), "synchronous_standby_names=*".to_owned()]);
+        options
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.primary.port()
+    }
+
+    pub(crate) fn lose_primary(&mut self) -> Result<()> {
+        self.primary.kill()
+    }
+
+    /// The standby is the primary from now on, and what the old one had alone is gone.
+    pub(crate) fn promote(&mut self) -> Result<()> {
+        if let Some(standby) = self.standby.take() {
+            standby.promote()?;
+            self.primary = standby;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_standby(&mut self) -> Result<()> {
+        self.standby = Some(Postgres::start_standby(&self.primary, &Self::options())?);
+        Ok(())
+    }
 }
 
 const NAME: &str = "chaos";
@@ -29,13 +82,26 @@ const NAME: &str = "chaos";
 const CONNECTIONS: u32 = 120;
 
 impl Database {
+    /// A PostgreSQL with a synchronous standby.
+    pub(crate) async fn start_pair() -> Result<Self> {
+        Self::Pair(Box::new(Pair::start()?)).prepared().await
+    }
+
+    /// A cluster of three nodes.
+    pub(crate) async fn start_cluster() -> Result<Self> {
+        install::ensure(Kind::MariaDb)?;
+        install::ensure_galera()?;
+        let arguments = vec![format!("--max-connections={CONNECTIONS}")];
+        let options = Options { extra_args: arguments, ..Options::default() };
+        Self::Galera(Galera::start(3, &options)?).prepared().await
+    }
+
     pub(crate) async fn start(kind: DatabaseKind) -> Result<Self> {
         let database = match kind {
             DatabaseKind::Sqlite => Self::Sqlite(tempfile::Builder::new().prefix("orchestratum-chaos-").tempdir()?),
             DatabaseKind::Postgres => {
                 install::ensure(Kind::Postgres)?;
-                let arguments = vec!["-c".to_owned(), format!("max_connections={CONNECTIONS}")];
-                Self::Postgres(Postgres::start(Options { extra_args: arguments, ..Options::default() })?)
+                Self::Postgres(Postgres::start(postgres_options())?)
             }
             DatabaseKind::Mariadb => {
                 install::ensure(Kind::MariaDb)?;
@@ -43,12 +109,18 @@ impl Database {
                 Self::MariaDb(MariaDb::start(Options { extra_args: arguments, ..Options::default() })?)
             }
         };
-        match &database {
+        database.prepared().await
+    }
+
+    async fn prepared(self) -> Result<Self> {
+        match &self {
             Self::Sqlite(_) => {}
             Self::Postgres(server) => server.create_database(NAME)?,
             Self::MariaDb(server) => server.create_database(NAME)?,
+            Self::Pair(pair) => pair.primary.create_database(NAME)?,
+            Self::Galera(cluster) => cluster.nodes()[0].create_database(NAME)?,
         }
-        let orchestrator = Orchestrator::builder().database(database.url()).migrate().client_only().build().await?;
+        let orchestrator = Orchestrator::builder().database(self.url()).migrate().client_only().build().await?;
         for table in [
             "CREATE TABLE chaos_orders (number BIGINT NOT NULL PRIMARY KEY)",
             // No key: what takes effect twice must be there twice.
@@ -56,7 +128,7 @@ impl Database {
         ] {
             orchestrator.connection().execute_unprepared(table).await?;
         }
-        Ok(database)
+        Ok(self)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -64,6 +136,8 @@ impl Database {
             Self::Sqlite(_) => format!("sqlite://{}?mode=rwc", self.file().display()),
             Self::Postgres(server) => server.url(NAME),
             Self::MariaDb(server) => server.url(NAME),
+            Self::Pair(pair) => pair.primary.url(NAME),
+            Self::Galera(cluster) => cluster.nodes()[0].url(NAME),
         }
     }
 
@@ -71,16 +145,18 @@ impl Database {
     pub(crate) fn file(&self) -> PathBuf {
         match self {
             Self::Sqlite(folder) => folder.path().join("chaos.db"),
-            Self::Postgres(_) | Self::MariaDb(_) => PathBuf::new(),
+            Self::Postgres(_) | Self::MariaDb(_) | Self::Pair(_) | Self::Galera(_) => PathBuf::new(),
         }
     }
 
-    /// The port of a server.
-    pub(crate) fn port(&self) -> Option<u16> {
+    /// The ports of its servers; the first is that of [`url`](Self::url).
+    pub(crate) fn ports(&self) -> Vec<u16> {
         match self {
-            Self::Sqlite(_) => None,
-            Self::Postgres(server) => Some(server.port()),
-            Self::MariaDb(server) => Some(server.port()),
+            Self::Sqlite(_) => Vec::new(),
+            Self::Postgres(server) => vec![server.port()],
+            Self::MariaDb(server) => vec![server.port()],
+            Self::Pair(pair) => vec![pair.port()],
+            Self::Galera(cluster) => cluster.nodes().iter().map(DatabaseServer::port).collect(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What goes wrong: each kind of fault is a loop of its own that draws from its own seed until the time is up.
 
 pub(crate) mod database;
+pub(crate) mod failover;
+pub(crate) mod galera;
 pub(crate) mod network;
 pub(crate) mod sqlite;
 pub(crate) mod workers;

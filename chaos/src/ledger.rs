@@ -20,6 +20,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub(crate) enum Entry {
+    /// The process has begun; the upper half of the numbers that it gives to commands.
+    Began { serial: u32 },
     /// An append has returned, and its transaction is committed; `is_new` as it said.
     Appended { number: u64, id: Uuid, is_new: bool, shape: Shape },
     /// An append or its commit returned an error: it may have happened or not.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use orchestratum_core::{Orchestrator, shutdown_signal};
 
 use crate::job;
-use crate::ledger::Ledger;
+use crate::ledger::{Entry, Ledger};
 use crate::load::Load;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -49,6 +49,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         () = std::future::ready(()) => {}
     }
     let ledger = Ledger::create(&arguments.ledgers, &format!("{}-{}", arguments.name, std::process::id()))?;
+    ledger.note(Entry::Began { serial: arguments.serial });
     let orchestrator = tokio::select! {
         orchestrator = connect(&arguments, &ledger) => orchestrator,
         () = &mut stop => return Ok(()),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,8 @@ pub(crate) enum Weather {
 #[derive(Debug, Clone)]
 pub(crate) struct Proxy {
     port: u16,
+    /// Where new connections lead.
+    target: Arc<AtomicU16>,
     weather: watch::Sender<Weather>,
     /// Connections up to this one are closed.
     cut: watch::Sender<u64>,
@@ -37,17 +39,24 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a proxy")?;
         let proxy = Self {
             port: listener.local_addr()?.port(),
+            target: Arc::new(AtomicU16::new(target)),
             weather: watch::Sender::new(Weather::Fair),
             cut: watch::Sender::new(0),
             dead: watch::Sender::new(0),
             last: Arc::default(),
         };
-        tokio::spawn(proxy.clone().listen(listener, target));
+        tokio::spawn(proxy.clone().listen(listener));
         Ok(proxy)
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads to another server from now on, as a balancer does that has found the primary gone.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
+        self.cut();
     }
 
     pub(crate) fn weather(&self, weather: Weather) {
@@ -64,13 +73,15 @@ impl Proxy {
         self.dead.send_replace(self.last.load(Ordering::Relaxed));
     }
 
-    async fn listen(self, listener: TcpListener, target: u16) {
+    async fn listen(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
             let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
             let proxy = self.clone();
             tokio::spawn(async move {
                 // A server that is away refuses, and so do we: the client is dropped.
-                if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await {
+                if let Ok(server) =
+                    TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.target.load(Ordering::Relaxed))).await
+                {
                     let _ = (client.set_nodelay(true), server.set_nodelay(true));
                     let ((from_client, to_client), (from_server, to_server)) =
                         (client.into_split(), server.into_split());

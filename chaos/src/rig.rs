@@ -52,7 +52,11 @@ enum What {
     Database,
     /// Connections that are cut, go dead, stall and crawl.
     Network,
-    /// All of these together.
+    /// The primary of a PostgreSQL with a synchronous standby is lost again and again, and the standby promoted.
+    Failover,
+    /// One node of a MariaDB Galera cluster of three after the other dies and comes back; processes on all of them.
+    Galera,
+    /// Workers, database and network together.
     All,
 }
 
@@ -66,7 +70,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut reports = Vec::new();
     for kind in kinds {
-        if arguments.what == What::Network && *kind == DatabaseKind::Sqlite {
+        let is_possible = match arguments.what {
+            What::Network => *kind != DatabaseKind::Sqlite,
+            What::Failover => *kind == DatabaseKind::Postgres,
+            What::Galera => *kind == DatabaseKind::Mariadb,
+            What::Workers | What::Database | What::All => true,
+        };
+        if !is_possible {
             continue;
         }
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
@@ -85,19 +95,24 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
 async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) -> Result<Report> {
     let folder = tempfile::Builder::new().prefix("orchestratum-ledgers-").tempdir()?;
     let ledger = Ledger::create(folder.path(), "rig")?;
-    let mut database = Database::start(kind).await?;
+    let mut database = match arguments.what {
+        What::Failover => Database::start_pair().await?,
+        What::Galera => Database::start_cluster().await?,
+        _ => Database::start(kind).await?,
+    };
     let url = database.url();
-    let proxy = match database.port() {
-        Some(port) => Some(Proxy::start(port).await?),
-        None => None,
-    };
-    let through = match (&proxy, database.port()) {
-        (Some(proxy), Some(port)) => url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port())),
-        _ => url.clone(),
-    };
+    let mut proxies = Vec::new();
+    for port in database.ports() {
+        proxies.push(Proxy::start(port).await?);
+    }
+    // The processes are spread over the wires; who has no server has a file.
+    let port = database.ports().first().copied().unwrap_or(0);
+    let wires: Vec<String> =
+        proxies.iter().map(|proxy| url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()))).collect();
+    let wires = if wires.is_empty() { vec![url.clone()] } else { wires };
     let mut random = Rng::with_seed(seed);
     let plan = Plan {
-        url: through,
+        urls: wires.clone(),
         folder: folder.path().to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
         workers: arguments.workers,
@@ -120,21 +135,25 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     };
     let network = storm();
     let network = async {
-        match &proxy {
-            Some(proxy) if of(What::Network) => faults::network::rage(network, proxy).await,
+        match &proxies[..] {
+            [proxy] if of(What::Network) => faults::network::rage(network, proxy).await,
             _ => Ok(()),
         }
     };
     let server = storm();
     let file = database.file();
     let server = async {
-        if !of(What::Database) {
-            return Ok(());
-        }
-        match &mut database {
-            Database::Sqlite(_) => faults::sqlite::rage(server, &url, &file).await,
-            Database::Postgres(postgres) => faults::database::rage(server, postgres, &url).await,
-            Database::MariaDb(mariadb) => faults::database::rage(server, mariadb, &url).await,
+        match (&mut database, &proxies[..]) {
+            (Database::Pair(pair), [proxy]) => faults::failover::rage(server, pair, proxy).await,
+            (Database::Galera(cluster), proxies) => faults::galera::rage(server, cluster, proxies).await,
+            (Database::Sqlite(_), _) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
+            (Database::Postgres(postgres), _) if of(What::Database) => {
+                faults::database::rage(server, postgres, &url).await
+            }
+            (Database::MariaDb(mariadb), _) if of(What::Database) => {
+                faults::database::rage(server, mariadb, &url).await
+            }
+            _ => Ok(()),
         }
     };
     tokio::try_join!(workers, network, server)?;
@@ -144,13 +163,13 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
     let for_ever = Storm { until: Instant::now() + STANDSTILL * 100, ledger: ledger.clone(), random: random.fork() };
     let drained = tokio::select! {
-        drained = drain(&url) => drained?,
+        drained = drain(&wires[0]) => drained?,
         ended = faults::workers::calm(for_ever, &fleet) => { ended?; false }
     };
     unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
 
     let records = ledger::read(folder.path())?;
-    let mut report = check::check(&url, &records).await?;
+    let mut report = check::check(&wires[0], &records).await?;
     (report.database, report.seed, report.seconds) = (name, seed, arguments.seconds);
     report.faults = ledger::faults(&records);
     report.violations.extend(unwell);

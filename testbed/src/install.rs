@@ -120,6 +120,34 @@ pub fn ensure_clock_shifter() -> Result<bool> {
     Ok(in_path("faketime").is_some())
 }
 
+/// Makes what MariaDB needs for a Galera cluster available, from apt where that may install.
+///
+/// # Errors
+///
+/// When apt may install and fails.
+pub fn ensure_galera() -> Result<()> {
+    for package in ["galera-4", "rsync"] {
+        install(package)?;
+    }
+    Ok(())
+}
+
+/// Makes PgBouncer available: installed, else from apt where that may install.
+///
+/// # Errors
+///
+/// When apt may install and fails.
+pub fn ensure_pooler() -> Result<()> {
+    if pooler().is_none() {
+        install("pgbouncer")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn pooler() -> Option<PathBuf> {
+    in_path("pgbouncer")
+}
+
 /// Installs a package where apt is there and may install; elsewhere does nothing.
 fn install(package: &str) -> Result<()> {
     if in_path("apt-get").is_some()

@@ -23,19 +23,23 @@
 mod account;
 mod container;
 mod folder;
+mod galera;
 mod host;
 pub mod install;
 mod local;
 mod mariadb;
+mod pgbouncer;
 mod ports;
 mod postgres;
 pub mod process;
 mod server;
 mod tree;
 
+pub use galera::Galera;
 pub use host::Host;
 pub use install::{Kind, Source, required};
 pub use mariadb::MariaDb;
+pub use pgbouncer::PgBouncer;
 pub use ports::Port;
 pub use postgres::Postgres;
 pub use server::{DatabaseServer, Options};

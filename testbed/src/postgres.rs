@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rustix::process::Signal;
 
 use crate::account::Account;
@@ -22,6 +22,43 @@ pub struct Postgres {
     host: Host,
     /// `None` in a container: its own client is used then.
     psql: Option<PathBuf>,
+}
+
+impl Postgres {
+    /// Starts a streaming standby of `primary`: a copy of its data that follows its log; returns when it answers reads.
+    ///
+    /// With `synchronous_standby_names=*` on the primary a commit is answered once the standby has it on disk, so that
+    /// nothing acknowledged is lost when the primary goes; while no standby follows, commits wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](DatabaseServer::start); in a container always.
+    pub fn start_standby(primary: &Self, options: &Options) -> Result<Self> {
+        let port = Port::reserve()?;
+        let Source::Installed(programs) = install::locate_or_explain(Self::KIND)? else {
+            bail!("a standby needs PostgreSQL's own programs, not a container");
+        };
+        let folder = Folder::create("postgres", Account::for_server(&["postgres"])?)?;
+        let data = folder.data();
+        let (data_argument, port_argument) = (path_argument("--pgdata=", &data), format!("--port={}", primary.port()));
+        let flags =
+            ["--host=127.0.0.1", "--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"];
+        folder.prepare(
+            &programs.server.with_file_name("pg_basebackup"),
+            flags.iter().map(AsRef::as_ref).chain([port_argument.as_ref(), data_argument.as_os_str()]),
+        )?;
+        let recipe = recipe(programs.server, &data, port.number(), options);
+        Ok(Self { host: Local::start_new(recipe, folder, port)?.into(), psql: Some(programs.client) })
+    }
+
+    /// Makes a standby a primary; returns when it takes writes.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or is a primary already.
+    pub fn promote(&self) -> Result<()> {
+        self.query(Self::ADMIN_DATABASE, "SELECT pg_promote()").map(drop)
+    }
 }
 
 impl DatabaseServer for Postgres {

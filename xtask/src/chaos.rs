@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use orchestratum_testbed::{DatabaseServer as _, Kind, Options, PgBouncer, Postgres, install};
 
 use crate::cargo_command;
 
@@ -11,30 +12,56 @@ use crate::cargo_command;
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
     /// `model` explores every history of the lease protocol in small worlds, and lets it catch each missing protection:
-    /// ten minutes and 6 GiB of memory. Everything else goes to the rig with its worker processes and servers: `workers`,
-    /// `database`, `network` or `all`, and its options, which `--help` lists.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "model | RIG'S ARGUMENTS")]
+    /// ten minutes and 6 GiB of memory. `pgbouncer` runs the behavioral suite through a pooler in transaction mode.
+    /// Everything else goes to the rig with its worker processes and servers: `workers`, `database`, `network` or `all`,
+    /// and its options, which `--help` lists.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "model | pgbouncer | RIG'S ARGUMENTS")]
     arguments: Vec<String>,
 }
 
 /// `false` when a guarantee was broken.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    if arguments.arguments.first().is_some_and(|first| first == "model") { model() } else { rig(&arguments.arguments) }
+    match arguments.arguments.first().map(String::as_str) {
+        Some("model") => model(),
+        Some("pgbouncer") => pgbouncer(),
+        _ => rig(&arguments.arguments),
+    }
 }
 
 /// The model stands beside the pure files that it uses; its larger worlds want a release build.
 fn model() -> Result<bool> {
     let arguments = ["test", "--release", "--package", "orchestratum-core", "--lib", "model::"];
     let options = ["--", "--include-ignored", "--nocapture", "--test-threads=1"];
-    cargo(&[&arguments[..], &options[..]].concat())
+    cargo(&[&arguments[..], &options[..]].concat(), &[])
+}
+
+/// The suite's cases on PostgreSQL, with all orchestrators in poll-only mode behind a pooler.
+fn pgbouncer() -> Result<bool> {
+    install::ensure(Kind::Postgres)?;
+    install::ensure_pooler()?;
+    let server = Postgres::start(Options::fast())?;
+    let pooler = PgBouncer::start(&server)?;
+    let (direct, pooled) = (server.url(Postgres::ADMIN_DATABASE), pooler.url(Postgres::ADMIN_DATABASE));
+    let package = ["--package", "orchestratum-core", "--all-features"];
+    // The cases' other half; a run of one test program does not build it.
+    let build = [&["build"], &package[..], &["--example", "worker_process"]].concat();
+    let test = [&["test"], &package[..], &["--test", "behavior", "postgres"]].concat();
+    let environment = [
+        ("ORCHESTRATUM_TEST_POSTGRES_URL", direct.as_str()),
+        ("ORCHESTRATUM_TEST_PGBOUNCER_URL", pooled.as_str()),
+        ("ORCHESTRATUM_TEST_REQUIRED", "postgres"),
+    ];
+    Ok(cargo(&build, &[])? && cargo(&test, &environment)?)
 }
 
 fn rig(arguments: &[String]) -> Result<bool> {
     let mut all = vec!["run", "--release", "--quiet", "--package", "orchestratum-chaos", "--"];
     all.extend(arguments.iter().map(String::as_str));
-    cargo(&all)
+    cargo(&all, &[])
 }
 
-fn cargo(arguments: &[&str]) -> Result<bool> {
-    Ok(cargo_command(arguments).stdin(Stdio::null()).status().context("cannot run cargo")?.success())
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<bool> {
+    let mut command = cargo_command(arguments);
+    command.envs(environment.iter().copied()).stdin(Stdio::null());
+    Ok(command.status().context("cannot run cargo")?.success())
 }

@@ -31,7 +31,9 @@ async fn main() {
     let ledger = Ledger(Arc::new(ledger.into()));
     let pool = Database::connect(&url).await.unwrap();
     let (notes, holds) = (ledger.clone(), ledger.clone());
-    let orchestrator = Orchestrator::builder()
+    let pooled = std::env::var_os("ORCHESTRATUM_TEST_PGBOUNCER_URL").is_some();
+    let builder = if pooled { Orchestrator::builder().poll_only() } else { Orchestrator::builder() };
+    let orchestrator = builder
         .database(&url)
         .lease_duration(Duration::from_millis(lease.parse().unwrap()))
         .polling_interval(Duration::from_millis(100))

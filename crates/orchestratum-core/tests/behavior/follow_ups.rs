@@ -128,7 +128,7 @@ on_every_backend! {
             Command::new("ok", &()).unwrap().on_failure(inner)
         });
         let id = orchestrator.append(chain).await.unwrap().id();
-        let stored = entity::command::Entity::find_by_id(id.as_uuid()).one(orchestrator.connection()).await.unwrap();
+        let stored = entity::command::Entity::find_by_id(id.as_uuid()).one(&world.connect().await).await.unwrap();
         assert!(stored.unwrap().follow_ups.unwrap().len() < 10_000);
     }
 }

@@ -22,7 +22,10 @@ pub(crate) enum Backend {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) backend: Backend,
+    /// Where orchestrators connect to; behind a pooler if one is named.
     pub(crate) url: String,
+    /// Where the case itself looks.
+    direct: String,
     _folder: Option<TempDir>,
 }
 
@@ -113,7 +116,7 @@ impl World {
     async fn new(backend: Backend, server: &str) -> (Self, String) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let database = format!("orchestratum_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let (url, folder) = match backend {
+        let (direct, folder) = match backend {
             Backend::Sqlite => {
                 let folder = tempfile::tempdir().unwrap();
                 (format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display()), Some(folder))
@@ -125,7 +128,11 @@ impl World {
                 (with_database(server, &database), None)
             }
         };
-        let world = Self { backend, url, _folder: folder };
+        let url = match pooler() {
+            Some(pooler) if backend == Backend::Postgres => with_database(&pooler, &database),
+            _ => direct.clone(),
+        };
+        let world = Self { backend, url, direct, _folder: folder };
         let connection = world.connect().await;
         orchestratum_migration::up(&connection).await.unwrap();
         connection.close().await.unwrap();
@@ -148,12 +155,22 @@ impl World {
         }
     }
 
+    /// Whether orchestrators talk to a pooler, without state of a session.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.url != self.direct
+    }
+
     /// A connection pool of the case itself.
     pub(crate) async fn connect(&self) -> DatabaseConnection {
-        let mut options = sea_orm::ConnectOptions::new(&self.url);
+        let mut options = sea_orm::ConnectOptions::new(&self.direct);
         options.sqlx_logging(false).max_connections(5);
         Database::connect(options).await.unwrap()
     }
+}
+
+/// The address of a PgBouncer in transaction mode before PostgreSQL: the suite passes through it in poll-only mode.
+pub(crate) fn pooler() -> Option<String> {
+    std::env::var("ORCHESTRATUM_TEST_PGBOUNCER_URL").ok()
 }
 
 impl Backend {

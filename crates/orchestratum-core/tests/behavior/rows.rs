@@ -10,7 +10,8 @@ use crate::harness::World;
 impl World {
     /// A builder on the world's database that retries at once.
     pub(crate) fn builder(&self) -> Builder {
-        Orchestrator::builder()
+        let builder = if self.is_pooled() { Orchestrator::builder().poll_only() } else { Orchestrator::builder() };
+        builder
             .database(&self.url)
             .default_retry_policy(RetryPolicy::Fixed(Duration::from_millis(1)))
             .polling_interval(Duration::from_millis(200))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement, TransactionTrait};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use sea_orm::{
     DbErr, RuntimeErr,
@@ -197,7 +197,10 @@ pub(crate) async fn search_path(connection: &DatabaseConnection) -> Result<Optio
         return Ok(None);
     }
     let statement = Statement::from_string(Backend::Postgres.to_sea_orm(), "SELECT current_setting('search_path')");
-    let row = connection.query_one_raw(statement).await.map_err(Error::Unreachable)?;
+    // In a transaction, for poolers that hand out a connection a transaction.
+    let transaction = connection.begin().await.map_err(Error::Unreachable)?;
+    let row = transaction.query_one_raw(statement).await.map_err(Error::Unreachable)?;
+    transaction.commit().await.map_err(Error::Unreachable)?;
     let path = row.map(|row| row.try_get_by_index::<String>(0)).transpose()?;
     Ok(path.filter(|path| !path.is_empty() && path != "\"$user\", public"))
 }

@@ -1,0 +1,25 @@
+//! A primary that dies for good, and its standby that takes over.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::block_in_place;
+
+use super::Storm;
+use crate::database::Pair;
+use crate::proxy::Proxy;
+
+const PROMOTIONS: Duration = Duration::from_secs(20);
+
+pub(crate) async fn rage(mut storm: Storm, pair: &mut Pair, proxy: &Proxy) -> Result<()> {
+    while storm.lull(PROMOTIONS).await {
+        storm.note("promotion of the standby");
+        block_in_place(|| pair.lose_primary())?;
+        tokio::time::sleep(storm.millis(0..3_000)).await;
+        block_in_place(|| pair.promote())?;
+        proxy.lead_to(pair.port());
+        // Until it follows, commits on the new primary wait.
+        block_in_place(|| pair.add_standby())?;
+    }
+    Ok(())
+}
