@@ -214,11 +214,12 @@ impl Lanes {
         }
     }
 
-    /// When the next lane is due, if one is known to be.
+    /// When the next lane is due, if one is known to be. Lanes that are due already wait for room; the time of an armed
+    /// one may have passed while something else was awaited.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
         let due = self.lanes.values().filter_map(State::due).filter(|due| *due > now);
-        due.chain(self.armed.values().map(|armed| armed.next)).filter(|due| *due > now).min()
+        due.chain(self.armed.values().map(|armed| armed.next)).min()
     }
 
     /// Armed lanes are due at 5, 10, 20 … ms after the append, until its commands are seen or a minute has passed.
@@ -437,6 +438,16 @@ mod tests {
             looks += 1;
         }
         assert!((7..=9).contains(&looks) && begun.elapsed() < Duration::from_secs(2), "{looks} looks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_whose_time_has_passed_meanwhile_is_not_put_off_to_the_poll() {
+        let mut lanes = Lanes::default();
+        lanes.expect_more(lane("a", 0));
+        tokio::time::advance(FIRST_LOOK * 2).await;
+        assert!(lanes.next_due().is_some_and(|due| due <= Instant::now()));
+        assert_eq!(empty(&mut lanes).lane, lane("a", 0));
+        assert!(lanes.next_due().is_some_and(|due| due > Instant::now()));
     }
 
     #[test]
