@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, EntityTrait as _, Statem
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::job::{BAD, FOLLOW_UP, Job, RETRIES};
+use crate::job::{BAD, FOLLOW_UP, Job};
 use crate::ledger::{Entry, Record, Shape};
 
 /// Lost leases that park a command, as the processes have it by default.
@@ -186,7 +186,7 @@ fn everything_ended_as_it_should(stored: &Stored, violations: &mut Violations) {
         }
         let failures = ["error", "panic", "timeout"].iter().map(|kind| command.attempts_of(kind)).sum::<usize>();
         let allowed = usize::try_from(command.row.retry_count).unwrap_or(0) + 1;
-        if failures > allowed.min(RETRIES as usize + 1) || command.attempts_of("lost_lease") > LOSSES + 1 {
+        if failures > allowed || command.attempts_of("lost_lease") > LOSSES + 1 {
             violations.add("more attempts than allowed", format!("{id} ({key}): {failures} failures"));
         }
     }
@@ -373,4 +373,85 @@ fn executions(records: &[Record]) -> HashMap<Uuid, Vec<Execution<'_>>> {
         }
     }
     executions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Uuid = Uuid::from_u128(7);
+
+    /// What a history of two executions in two processes is judged to be.
+    fn judged(history: &[(u64, &str, Entry)]) -> Vec<String> {
+        let record = |(at, process, entry): &(u64, &str, Entry)| Record {
+            at: *at,
+            process: (*process).into(),
+            entry: entry.clone(),
+        };
+        let records: Vec<Record> = history.iter().map(record).collect();
+        let row = command::Model {
+            id: ID,
+            queue: "default".to_owned(),
+            key: "long".to_owned(),
+            priority: 0,
+            payload: "{}".to_owned(),
+            timeout_ms: 1_000,
+            retry_count: 3,
+            retry_policy: None,
+            follow_ups: None,
+            unique_key: None,
+            created_at: orchestratum_core::Timestamp::from_micros(0),
+        };
+        let command = Command { row, number: 1, ended: None, attempts: Vec::new() };
+        let stored = Stored {
+            commands: HashMap::from([(ID, command)]),
+            live: Vec::new(),
+            orders: HashSet::new(),
+            effects: HashMap::new(),
+        };
+        let mut violations = Violations::default();
+        leases_never_overlapped(&stored, &records, &executions(&records), &mut violations);
+        violations.0.into_keys().map(str::to_owned).collect()
+    }
+
+    fn started(attempt: u32) -> Entry {
+        Entry::Started { id: ID, attempt }
+    }
+
+    fn ended(attempt: u32) -> Entry {
+        Entry::Ended { id: ID, attempt }
+    }
+
+    #[test]
+    fn two_executions_that_believe_in_their_leases_are_a_violation() {
+        let overlapping = [(1, "a", started(1)), (2, "b", started(2)), (3, "a", ended(1)), (4, "b", ended(2))];
+        assert_eq!(judged(&overlapping), ["two live leases"]);
+        let never_ended = [(1, "a", started(1)), (2, "b", started(2)), (4, "b", ended(2))];
+        assert_eq!(judged(&never_ended), ["two live leases"]);
+        let same_number = [(1, "a", started(1)), (2, "a", ended(1)), (3, "b", started(1)), (4, "b", ended(1))];
+        assert_eq!(judged(&same_number), ["attempts that do not grow"]);
+    }
+
+    #[test]
+    fn one_that_was_told_or_died_or_was_paused_does_not_believe() {
+        let died = Entry::Died { process: "a".to_owned() };
+        let told = Entry::Told { id: ID, attempt: 1 };
+        for over in [ended(1), died, told] {
+            let by = if matches!(over, Entry::Died { .. }) { "rig" } else { "a" };
+            assert!(
+                judged(&[(1, "a", started(1)), (2, by, over), (3, "b", started(2)), (4, "b", ended(2))]).is_empty()
+            );
+        }
+        let paused = Entry::Paused { process: "a".to_owned() };
+        let resumed = Entry::Resumed { process: "a".to_owned() };
+        let history = [
+            (1, "a", started(1)),
+            (2, "rig", paused),
+            (3, "b", started(2)),
+            (4, "rig", resumed),
+            (5, "a", ended(1)),
+            (6, "b", ended(2)),
+        ];
+        assert!(judged(&history).is_empty());
+    }
 }

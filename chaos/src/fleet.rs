@@ -1,12 +1,13 @@
 //! The worker and producer processes of a run: started, killed, paused, replaced.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
+use orchestratum_testbed::install;
 use orchestratum_testbed::process::{Farewell, Guarded, held_back};
 use rustix::process::Signal;
 
@@ -86,7 +87,7 @@ impl Fleet {
         if name.starts_with("producer") {
             command.arg("--only-append");
         }
-        if let (true, Some(shifter)) = (plan.clocks && self.random.u8(..) < 80, clock_shifter()) {
+        if let (true, Some(shifter)) = (plan.clocks && self.random.u8(..) < 80, install::clock_shifter()) {
             let hours = self.random.i32(-12..12);
             command.env("LD_PRELOAD", shifter).env("FAKETIME", format!("{hours:+}h"));
             // Only the calendar is shifted: the ledger wants a clock that all share.
@@ -181,9 +182,4 @@ impl Fleet {
         }
         Ok(unwell)
     }
-}
-
-fn clock_shifter() -> Option<PathBuf> {
-    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    folders.iter().map(|folder| Path::new(folder).join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use fastrand::Rng;
 use orchestratum_core::{Appended, Canceled, Command, CommandId, Orchestrator};
 use sea_orm::ConnectionTrait as _;
+use tokio::task::JoinSet;
 
 use crate::job::{BAD, BAD_RETRIES, DEADLY, FOLLOW_UP, GOOD, Job};
 use crate::ledger::{Entry, Ledger, Shape};
@@ -43,18 +44,18 @@ impl Load {
 
     /// Appends until it is dropped.
     pub(crate) async fn run(&self) {
-        let tasks = (0..TASKS).map(|_| {
+        // Aborted with the set.
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS {
             let load = self.clone();
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 loop {
                     let appended = load.append_something().await;
                     tokio::time::sleep(load.pause * appended).await;
                 }
-            })
-        });
-        let tasks: Vec<_> = tasks.map(AbortOnDrop).collect();
-        std::future::pending::<()>().await;
-        drop(tasks);
+            });
+        }
+        while tasks.join_next().await.is_some() {}
     }
 
     /// Returns how many commands it was.
@@ -191,13 +192,5 @@ impl Load {
 
     fn draw(&self, below: u64) -> u64 {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(0..below)
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

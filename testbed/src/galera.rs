@@ -54,11 +54,8 @@ impl Galera {
             nodes.push(node);
         }
         founder.stop()?;
-        let mut cluster = Self { nodes, _ports: ports };
-        for node in 0..count {
-            cluster.wait(node)?;
-        }
-        Ok(cluster)
+        nodes.iter().try_for_each(wait_until_in_step)?;
+        Ok(Self { nodes, _ports: ports })
     }
 
     /// The nodes; each is a server like any other, but for stopping and starting.
@@ -83,10 +80,6 @@ impl Galera {
     /// When it does not start or does not catch up.
     pub fn rejoin(&mut self, node: usize) -> Result<()> {
         self.nodes[node].start_again()?;
-        self.wait(node)
-    }
-
-    fn wait(&mut self, node: usize) -> Result<()> {
         wait_until_in_step(&self.nodes[node])
     }
 }
@@ -121,7 +114,7 @@ fn arguments(library: &Path, [base, increments, copies]: [u16; 3], addresses: &s
     ]
 }
 
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let folders = ["/usr/lib/galera", "/usr/lib", "/usr/lib64/galera-4", "/usr/lib64/galera"];
     folders.iter().map(|folder| Path::new(folder).join("libgalera_smm.so")).find(|path| path.exists())
 }

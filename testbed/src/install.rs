@@ -120,14 +120,24 @@ pub fn ensure_clock_shifter() -> Result<bool> {
     Ok(in_path("faketime").is_some())
 }
 
+/// The library of libfaketime that shifts the clock of a program with threads, to be preloaded.
+#[must_use]
+pub fn clock_shifter() -> Option<PathBuf> {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    folders.iter().map(|folder| Path::new(folder).join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
+}
+
 /// Makes what MariaDB needs for a Galera cluster available, from apt where that may install.
 ///
 /// # Errors
 ///
 /// When apt may install and fails.
 pub fn ensure_galera() -> Result<()> {
-    for package in ["galera-4", "rsync"] {
-        install(package)?;
+    if crate::galera::library().is_none() {
+        install("galera-4")?;
+    }
+    if in_path("rsync").is_none() {
+        install("rsync")?;
     }
     Ok(())
 }

@@ -169,6 +169,20 @@ impl Table {
 }
 
 on_every_backend! {
+    /// A process that is paused in the middle of a look would otherwise stall all others on SQLite.
+    async fn a_look_that_finds_nothing_waits_for_no_writer(world) {
+        let table = Table::new(world).await;
+        let writer = world.connect().await;
+        let immediate = sea_orm::TransactionOptions {
+            sqlite_transaction_mode: Some(sea_orm::SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        let writing = writer.begin_with_options(immediate).await.unwrap();
+        writing.execute_unprepared("DELETE FROM orchestratum_queues").await.unwrap();
+        assert_eq!(table.claim("empty").await, 0);
+        writing.rollback().await.unwrap();
+    }
+
     async fn every_operation_from_every_state_does_what_the_table_says(world) {
         let mut table = Table::new(world).await;
         for state in State::ALL {

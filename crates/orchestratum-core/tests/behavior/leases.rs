@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use orchestratum_core::{AttemptKind, Orchestrator, Outcome, State};
+use orchestratum_testbed::install;
 use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
 
@@ -21,7 +22,7 @@ impl Process {
     fn start(world: &World, ledger: &Path, lease: Duration, clock: Option<&str>) -> Self {
         let mut command = Command::new(program());
         if let Some(shift) = clock {
-            command.env("LD_PRELOAD", faketime().expect("found by the case")).env("FAKETIME", shift);
+            command.env("LD_PRELOAD", install::clock_shifter().expect("found by the case")).env("FAKETIME", shift);
             // Only the calendar is shifted: a monotonic clock that jumps is another fault.
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
@@ -58,11 +59,6 @@ impl Drop for Process {
 fn program() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     tests.parent().unwrap().parent().unwrap().join("examples/worker_process")
-}
-
-fn faketime() -> Option<PathBuf> {
-    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    folders.iter().map(|folder| Path::new(folder).join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
 }
 
 /// The lines of a ledger, with the process ids cut off where `who` is not asked for.
@@ -167,7 +163,7 @@ on_every_backend! {
         if world.backend == Backend::Sqlite {
             return;
         }
-        if faketime().is_none() {
+        if install::clock_shifter().is_none() {
             assert!(std::env::var_os("CI").is_none(), "libfaketime is required: install the package `faketime`");
             return skip("no libfaketime");
         }
