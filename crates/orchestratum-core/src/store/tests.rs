@@ -15,10 +15,11 @@ use crate::outcome::Ending;
 use crate::state::{Event, State, next};
 use crate::store::Store;
 use crate::store::append::Leases;
+use crate::store::backend::Purpose;
 use crate::store::claim::Lane;
 use crate::store::instance::Held;
 use crate::store::settle::{Lease, Report, Settled};
-use crate::store::sql::Sql;
+use crate::store::sql::{Columns, Sql};
 
 const KEY: &str = "k";
 
@@ -365,6 +366,32 @@ on_every_backend! {
         assert!(bounds.is_some(), "{plan}");
         assert!(!plan.to_lowercase().contains("sort") && !plan.contains("TEMP B-TREE"), "{plan}");
     }
+}
+
+/// Of PostgreSQL alone, which keeps plans that were made for small tables.
+#[test]
+fn a_plan_made_while_nothing_waits_does_not_read_the_whole_table() {
+    crate::harness::run(crate::harness::Backend::Postgres, async |world| {
+        let mut table = Table::new(world).await;
+        table.store = table.store.open(Purpose::Engine(1)).await.unwrap();
+        let before = reads(&table.store).await;
+        // A plan for any value is made after the fifth.
+        for round in 0..8 {
+            table.in_state(State::Completed, &format!("{round}")).await;
+        }
+        let after = reads(&table.store).await;
+        assert!(after.1 >= before.1 + 16, "{before:?} and {after:?} reads by an index");
+        assert_eq!(after.0, before.0, "reads of the whole table");
+    });
+}
+
+/// How often the live table was read as a whole, and through an index.
+async fn reads(store: &Store) -> (i64, i64) {
+    store.rows(store.sql("SELECT pg_stat_force_next_flush() IS NULL")).await.unwrap();
+    let sql = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'orchestratum_live'";
+    let rows = store.rows(store.sql(sql)).await.unwrap();
+    let mut columns = Columns::new(&rows[0]);
+    (columns.take().unwrap(), columns.take().unwrap())
 }
 
 /// The text columns of a plan, row by row.

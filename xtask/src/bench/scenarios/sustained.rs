@@ -8,12 +8,14 @@ use super::{Figure, Plan, Subject};
 use crate::bench::measurement::{lossy, quantile};
 use crate::bench::process::{counts, times};
 
-/// What may be left when the last append has returned: a quarter of a second's commands.
+/// What may be left at any moment, and when the last append has returned: a quarter of a second's commands.
 const FLAT: f64 = 0.25;
+/// Between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
     let mut flat = highest_flat_rate(subject, plan)?;
-    if subject.program.name != "orchestratum" {
+    if subject.program.name != "orchestratum" || flat == 0 {
         return Ok(vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)]);
     }
     // A rate of which four fifths cannot be held for a minute was not one that stays flat.
@@ -60,13 +62,20 @@ fn is_flat(subject: &Subject<'_>, rate: u64, seconds: u64) -> Result<bool> {
     std::thread::sleep(Duration::from_millis(500));
     producer.tell("go")?;
     let started = std::time::Instant::now();
+    let too_many = lossy(rate) * FLAT;
+    let mut left = 0.0;
+    while left <= too_many && started.elapsed() + LOOK < Duration::from_secs(seconds) {
+        std::thread::sleep(LOOK);
+        left = lossy(worker.left()?);
+    }
     // A producer that cannot keep the pace says so, or is late.
-    let kept_pace = producer.hear("done", Duration::from_secs(4 * seconds + 30)).is_ok()
+    let kept_pace = left <= too_many
+        && producer.hear("done", Duration::from_secs(3 * seconds + 30)).is_ok()
         && started.elapsed().as_secs_f64() < lossy(seconds) + FLAT;
-    let left = worker.left()?;
+    let flat = kept_pace && lossy(worker.left()?) <= too_many;
     drop(producer);
     worker.stop()?;
-    Ok(kept_pace && lossy(left) <= lossy(rate) * FLAT)
+    Ok(flat)
 }
 
 /// Holds a rate, and tells how long commands took from append to start and to durable completion.

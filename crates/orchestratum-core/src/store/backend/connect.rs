@@ -109,8 +109,9 @@ pub(crate) async fn connect_like(
         #[cfg(feature = "sqlite")]
         Backend::Sqlite => {
             let options = sqlite(connection.get_sqlite_connection_pool().connect_options().as_ref().clone(), purpose);
+            let connections = connections(Backend::Sqlite, purpose);
             Ok(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(
-                pool(options, connections(Backend::Sqlite, purpose)).await?,
+                pool(options, PoolOptions::new(), connections).await?,
             ))
         }
         #[cfg(feature = "postgres")]
@@ -121,16 +122,15 @@ pub(crate) async fn connect_like(
                 Some(path) => options.options([("search_path", path)]),
                 None => options,
             };
-            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(
-                pool(options, connections(Backend::Postgres, purpose)).await?,
-            ))
+            let settings = if poll_only { PoolOptions::new() } else { by_index() };
+            let connections = connections(Backend::Postgres, purpose);
+            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool(options, settings, connections).await?))
         }
         #[cfg(feature = "mysql")]
         Backend::Mysql => {
             let options = connection.get_mysql_connection_pool().connect_options().as_ref().clone();
-            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(
-                pool(options, connections(Backend::Mysql, purpose)).await?,
-            ))
+            let connections = connections(Backend::Mysql, purpose);
+            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool(options, PoolOptions::new(), connections).await?))
         }
         #[allow(unreachable_patterns, reason = "which drivers exist is a matter of features")]
         other => crate::config::invalid("connection", format!("the feature for {} is not enabled", other.name())),
@@ -214,9 +214,26 @@ fn postgres(
     if poll_only { options.statement_cache_capacity(0) } else { options }
 }
 
+/// Plans that never read a whole table.
+///
+/// PostgreSQL keeps the plan of a prepared statement until the table is analyzed again, a minute at best. One that was
+/// made while nothing waited reads the whole table, because it was small; a burst then pays for every row that waits or
+/// has been, with each claim. Not behind a transaction pooler: there nothing is prepared, and a setting would stay with
+/// a connection that the next statement of somebody else gets. A small table that has no index for a question is now
+/// taken for so expensive that PostgreSQL would compile the plan, for a fifth of a second.
+#[cfg(feature = "postgres")]
+fn by_index() -> PoolOptions<sea_orm::sqlx::Postgres> {
+    PoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            sea_orm::sqlx::Executor::execute(connection, "SET enable_seqscan = off; SET jit = off").await?;
+            Ok(())
+        })
+    })
+}
+
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-async fn pool<D: Driver>(options: Options<D>, connections: u32) -> Result<Pool<D>> {
-    let pool = PoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+async fn pool<D: Driver>(options: Options<D>, settings: PoolOptions<D>, connections: u32) -> Result<Pool<D>> {
+    let pool = settings.max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = pool.test_before_acquire(false).before_acquire(|connection: &mut D::Connection, known| {
         Box::pin(async move {
             if known.idle_for >= TEST_AFTER {
