@@ -23,6 +23,10 @@ mod configuration {}
 mod operations {}
 
 #[cfg(doctest)]
+#[doc = include_str!("../scaling.md")]
+mod scaling {}
+
+#[cfg(doctest)]
 #[doc = include_str!("../coming-from-dotnet.md")]
 mod coming_from_dotnet {}
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use orchestratum_migration::{self as migration, SchemaState};
@@ -250,6 +251,7 @@ impl Builder {
             store,
             wake,
             starters,
+            instances: AtomicUsize::new(1),
         });
         Ok(Orchestrator { shared })
     }

@@ -14,6 +14,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) notifier: Notifier,
     /// Writes single appends.
     pub(crate) appender: Appender,
+    /// Live instances on this database, as the housekeeper last saw them.
+    pub(crate) instances: AtomicUsize,
 }
 
 impl Shared {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
+use crate::store::instance::Instances;
 
 /// The housekeeping loop.
 #[derive(Debug)]
@@ -107,7 +109,8 @@ impl Housekeeper {
 
     /// One instance that cannot be reclaimed holds up no other.
     async fn reclaim(&mut self) -> Result<()> {
-        let fenced = self.answer(self.store.fence()).await?;
+        let Instances { fenced, live } = self.answer(self.store.fence()).await?;
+        self.shared.instances.store(live, Ordering::Relaxed);
         self.emptied.retain(|instance, _| fenced.contains(instance));
         let mut result = Ok(());
         for instance in fenced {

@@ -35,6 +35,12 @@ struct State {
     looked: Option<(Instant, Duration)>,
     /// Claims under way.
     claims: usize,
+    /// The next claim is on account of an announcement.
+    announced: bool,
+    /// Announcements in a row on which a claim found nothing: others are faster.
+    misses: u32,
+    /// Nothing was claimed since it was asked when the next command is due, and whoever appends says when.
+    looked_ahead: bool,
 }
 
 /// A claim to be made.
@@ -45,6 +51,7 @@ pub(crate) struct Pick {
     pub(crate) after: Timestamp,
     /// How many commands to take at most.
     pub(crate) room: usize,
+    announced: bool,
 }
 
 /// A lane that is looked at more and more seldom: it got a command inside of a transaction of this process, or had one
@@ -80,6 +87,9 @@ const STOP_LOOKING: Duration = Duration::from_secs(60);
 /// for a steady load, and at most eight looks.
 const EXPECT_MORE: Duration = Duration::from_secs(1);
 
+/// So many announcements in a row that others have answered are no bad luck any more.
+const BAD_LUCK: u32 = 3;
+
 impl Lanes {
     /// Takes over what a survey has found; lanes that it did not find have nothing.
     pub(crate) fn learn(&mut self, heads: impl Iterator<Item = Head>) {
@@ -88,13 +98,34 @@ impl Lanes {
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
             let state = known.remove(&head.lane).unwrap_or(State::new(now));
-            self.lanes.insert(head.lane, State { wanted: now.checked_add(wait), ..state });
+            self.lanes.insert(head.lane, State { wanted: now.checked_add(wait), looked_ahead: false, ..state });
         }
         // Where it has come to is worth knowing when the lane gets its next command.
         let lately = known.into_iter().filter(|(_, state)| state.claims > 0 || state.turn + REMEMBER > now);
         self.lanes.extend(lately.map(|(lane, state)| (lane, State { wanted: None, ..state })));
     }
 
+    /// Somebody has announced a command of this lane, to every worker that serves it.
+    ///
+    /// Who has been too late several times in a row hesitates, at random up to `hesitation`, so that a crowd of idle
+    /// workers does not ask the database all at once, and one look serves several announcements. Who takes something
+    /// does not hesitate any more: of many there is always one that looks at once, and when it has no room the first of
+    /// the others comes soon.
+    pub(crate) fn announced(&mut self, lane: &Lane, due: Instant, hesitation: Duration) {
+        let mut look = due;
+        if let Some(state) = self.lanes.get(lane).filter(|state| state.misses >= BAD_LUCK) {
+            if state.announced && state.wanted.is_some_and(|wanted| wanted <= due + hesitation) {
+                return; // the same look serves this one
+            }
+            look += hesitation.mul_f64(fastrand::f64());
+        }
+        self.hint(lane.clone(), look);
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.announced = true;
+        }
+    }
+
+    /// The lane is to be looked at.
     pub(crate) fn hint(&mut self, lane: Lane, due: Instant) {
         let unknown = || State { wanted: Some(due), ..State::new(Instant::now()) };
         let state = self.lanes.entry(lane).or_insert_with(unknown);
@@ -167,7 +198,8 @@ impl Lanes {
         state.wanted = state.wanted.filter(|wanted| *wanted > now);
         state.claims += 1;
         state.turn = now;
-        Some(Pick { lane, after: after.unwrap_or(FROM_START), room })
+        let announced = std::mem::take(&mut state.announced);
+        Some(Pick { lane, after: after.unwrap_or(FROM_START), room, announced })
     }
 
     /// Lanes that are due but were left out because their queue has no room.
@@ -180,7 +212,8 @@ impl Lanes {
         queues
     }
 
-    /// A claim took so many commands, the last one due at `last`. `true`: the lane has nothing more that is due.
+    /// A claim took so many commands, the last one due at `last`. `true`: the lane has nothing more that is due, and it
+    /// is to be asked when the next one is.
     pub(crate) fn took(&mut self, pick: &Pick, count: usize, last: Option<Timestamp>) -> bool {
         let now = Instant::now();
         let Some(state) = self.lanes.get_mut(&pick.lane) else { return true };
@@ -189,6 +222,7 @@ impl Lanes {
         if let (true, Some((since, cost))) = (from_start, &mut state.looked) {
             *cost = now.duration_since(*since).min(LONGEST_COST);
         }
+        state.misses = if count > 0 { 0 } else { state.misses.saturating_add(u32::from(pick.announced)) };
         state.streak = count >= pick.room;
         // Only what a full look from the start has found may lie before, with more behind it. Of two claims at once the
         // later answer may be that of the earlier one.
@@ -197,7 +231,10 @@ impl Lanes {
             let look = state.next_look_from_start().map_or(now, |next| next.max(now));
             state.wanted = Some(state.wanted.map_or(look, |wanted| wanted.min(look)));
         }
-        !state.streak && from_start
+        let is_empty = !state.streak && from_start;
+        let ask = is_empty && (count > 0 || !state.looked_ahead);
+        state.looked_ahead = is_empty || (count == 0 && state.looked_ahead);
+        ask
     }
 
     /// A claim failed; what it would have found is still to be looked for.
@@ -249,7 +286,17 @@ impl Armed {
 impl State {
     /// A lane of which nothing is known, to be read now.
     const fn new(now: Instant) -> Self {
-        Self { wanted: Some(now), reached: None, streak: false, turn: now, looked: None, claims: 0 }
+        Self {
+            wanted: Some(now),
+            reached: None,
+            streak: false,
+            turn: now,
+            looked: None,
+            claims: 0,
+            announced: false,
+            misses: 0,
+            looked_ahead: false,
+        }
     }
 
     /// When the next claim is to be made. A lane gets a second claim at once only in a streak: otherwise the first
@@ -448,6 +495,32 @@ mod tests {
         assert!(lanes.next_due().is_some_and(|due| due <= Instant::now()));
         assert_eq!(empty(&mut lanes).lane, lane("a", 0));
         assert!(lanes.next_due().is_some_and(|due| due > Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_always_too_late_hesitates_until_it_takes_something() {
+        let (mut lanes, hesitation) = (Lanes::default(), Duration::from_secs(1));
+        let wait = |lanes: &mut Lanes| {
+            lanes.announced(&lane("a", 0), Instant::now(), hesitation);
+            lanes.next_due().map_or(Duration::ZERO, |due| due - Instant::now())
+        };
+        for _ in 0..BAD_LUCK {
+            assert_eq!(wait(&mut lanes), Duration::ZERO);
+            empty(&mut lanes);
+        }
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            let waited = wait(&mut lanes);
+            waits.push(waited);
+            tokio::time::advance(waited).await;
+            empty(&mut lanes);
+        }
+        assert!(waits.iter().all(|wait| *wait < hesitation), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait > hesitation / 4), "{waits:?}");
+        lanes.announced(&lane("a", 0), Instant::now(), Duration::ZERO);
+        let pick = lanes.pick(|_| 2).unwrap();
+        lanes.took(&pick, 1, Some(Timestamp::from_micros(1)));
+        assert_eq!(wait(&mut lanes), Duration::ZERO);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Store, stopping: Cancellatio
                 let announced = listener.next().await?;
                 backoff.succeeded();
                 match announced {
-                    Some((lane, delay)) => shared.wake.lane(&lane, delay),
+                    Some((lane, delay)) => shared.wake.announced(&lane, delay),
                     None => shared.wake.heartbeat(),
                 }
             }

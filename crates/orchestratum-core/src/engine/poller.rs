@@ -1,6 +1,7 @@
 //! The poller: finds out what is due, claims it, and has it started.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -31,6 +32,10 @@ pub(crate) struct Poller {
     pub(crate) wake: Arc<PollerWake>,
     pub(crate) lanes: Lanes,
 }
+
+/// How long a worker that is always too late hesitates at most, for each other worker: whatever their number, the first
+/// of them looks so soon on average.
+const HESITATION: Duration = Duration::from_millis(20);
 
 impl Poller {
     /// Runs until the worker stops. No error ends it.
@@ -184,6 +189,14 @@ impl Poller {
         for (lane, due) in hints.lanes {
             if self.serves(&lane) {
                 self.lanes.hint(lane, due);
+            }
+        }
+        let others = self.shared.instances.load(Ordering::Relaxed).saturating_sub(1);
+        let hesitation =
+            (HESITATION * u32::try_from(others).unwrap_or(u32::MAX)).min(self.shared.config.polling_interval);
+        for (lane, due) in hints.announced {
+            if self.serves(&lane) {
+                self.lanes.announced(&lane, due, hesitation);
             }
         }
         for (lane, commands) in hints.armed {

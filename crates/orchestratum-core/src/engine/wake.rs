@@ -36,6 +36,8 @@ pub(crate) struct PollerWake {
 pub(crate) struct Hints {
     /// Lanes that got a command, and when it is due.
     pub(crate) lanes: HashMap<Lane, Instant>,
+    /// The same, as a message has told every worker there is.
+    pub(crate) announced: HashMap<Lane, Instant>,
     /// Something changed; nobody knows where.
     pub(crate) survey: bool,
     /// Appends inside of transactions whose commit nothing will announce.
@@ -64,10 +66,13 @@ impl Wake {
     /// A lane has a command that is due after `delay`.
     pub(crate) fn lane(&self, lane: &Lane, delay: Duration) {
         let Some(due) = Instant::now().checked_add(delay) else { return };
-        self.tell(|hints| {
-            let known = hints.lanes.entry(lane.clone()).or_insert(due);
-            *known = (*known).min(due);
-        });
+        self.tell(|hints| soonest(&mut hints.lanes, lane, due));
+    }
+
+    /// A message has told every worker there is of a command that is due after `delay`.
+    pub(crate) fn announced(&self, lane: &Lane, delay: Duration) {
+        let Some(due) = Instant::now().checked_add(delay) else { return };
+        self.tell(|hints| soonest(&mut hints.announced, lane, due));
     }
 
     /// A lane will have a command once a transaction of this process has committed.
@@ -103,6 +108,11 @@ impl Wake {
             ids.filter_map(|id| waiting.get(&id)).for_each(|watch| watch.notify_waiters());
         }
     }
+}
+
+fn soonest(lanes: &mut HashMap<Lane, Instant>, lane: &Lane, due: Instant) {
+    let known = lanes.entry(lane.clone()).or_insert(due);
+    *known = (*known).min(due);
 }
 
 impl PollerWake {

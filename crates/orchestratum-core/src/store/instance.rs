@@ -30,6 +30,14 @@ pub(crate) struct Held {
 /// this; whatever it took is then still found.
 const REMEMBER_FENCED: Duration = Duration::from_secs(300);
 
+/// Who is there, and who was.
+#[derive(Debug, Default)]
+pub(crate) struct Instances {
+    pub(crate) fenced: Vec<InstanceId>,
+    /// How many are not fenced.
+    pub(crate) live: usize,
+}
+
 impl Store {
     pub(crate) async fn register(&self, instance: InstanceId, name: &str, lease: Duration) -> Result<()> {
         let sql = self
@@ -101,20 +109,23 @@ impl Store {
         Ok(held.collect::<Result<_, DbErr>>()?)
     }
 
-    /// Fences instances whose lease has expired and names all fenced ones.
-    pub(crate) async fn fence(&self) -> Result<Vec<InstanceId>> {
-        let sql = self
-            .sql("SELECT id, fenced_at FROM orchestratum_instances WHERE fenced_at IS NOT NULL OR expires_at <= ")
-            .now();
-        let mut fenced = Vec::new();
+    /// Fences instances whose lease has expired.
+    pub(crate) async fn fence(&self) -> Result<Instances> {
+        let now = self.backend.now();
+        let sql = self.sql("SELECT id, fenced_at, CASE WHEN expires_at <= ").text(now);
+        let sql = sql.text(" THEN 1 ELSE 0 END AS expired FROM orchestratum_instances");
+        let mut instances = Instances::default();
         for row in self.rows(sql).await? {
             let mut columns = Columns::new(&row);
             let (id, fenced_at) = (columns.take::<Uuid>()?, columns.take::<Option<i64>>()?);
-            if fenced_at.is_some() || self.fence_one(id).await? {
-                fenced.push(id.into());
+            let has_expired = columns.take::<i32>()? != 0;
+            if fenced_at.is_some() || (has_expired && self.fence_one(id).await?) {
+                instances.fenced.push(id.into());
+            } else {
+                instances.live += 1;
             }
         }
-        Ok(fenced)
+        Ok(instances)
     }
 
     /// By primary key, so that no heartbeat of another instance is waited for; `false` when its own came first.

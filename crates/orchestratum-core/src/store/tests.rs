@@ -156,7 +156,7 @@ impl Table {
                 let dead = std::mem::replace(&mut self.instance, InstanceId::new());
                 self.store.register(self.instance, "next", Duration::from_secs(3600)).await.unwrap();
                 assert!(self.store.extend(dead, Duration::ZERO).await.unwrap());
-                assert!(self.store.fence().await.unwrap().contains(&dead));
+                assert!(self.store.fence().await.unwrap().fenced.contains(&dead));
                 self.store.reclaim(dead, 1_000, 100).await.unwrap();
                 assert!(!self.store.extend(dead, Duration::from_secs(1)).await.unwrap(), "fencing is final");
             }
@@ -301,7 +301,7 @@ on_every_backend! {
         let id = table.in_state(State::Running, "q").await;
         table.store.extend(table.instance, Duration::ZERO).await.unwrap();
         assert!(table.store.extend(table.instance, Duration::from_secs(3600)).await.unwrap());
-        assert!(table.store.fence().await.unwrap().is_empty());
+        assert!(table.store.fence().await.unwrap().fenced.is_empty());
         assert_eq!(table.state(id).await, State::Running);
     }
 
