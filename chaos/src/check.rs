@@ -133,7 +133,8 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
 
 /// Milliseconds between two ends of handlers, wherever, until the faults were over.
 fn longest_gap(records: &[Record]) -> usize {
-    let last_append = records.iter().rposition(|record| matches!(record.entry, Entry::Appended { .. })).unwrap_or(0);
+    let is_append = |record: &Record| matches!(record.entry, Entry::Appended { .. }) && &*record.process != "rig";
+    let last_append = records.iter().rposition(is_append).unwrap_or(0);
     let ends = records[..last_append].iter().filter(|record| matches!(record.entry, Entry::Ended { .. }));
     let ends: Vec<u64> = ends.map(|record| record.at).collect();
     let longest = ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);

@@ -1,6 +1,6 @@
 //! The database of a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -34,10 +34,10 @@ pub(crate) struct Pair {
 }
 
 /// A stop of the server waits for connections that have said nothing yet, as a network that stands still leaves them.
-fn postgres_options() -> Options {
-    let settings = [format!("max_connections={CONNECTIONS}"), "authentication_timeout=5".to_owned()];
+fn postgres_options(connections: u32, place: Option<&Path>) -> Options {
+    let settings = [format!("max_connections={connections}"), "authentication_timeout=5".to_owned()];
     let arguments = settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]);
-    Options { extra_args: arguments.collect(), ..Options::default() }
+    Options { extra_args: arguments.collect(), place: place.map(Path::to_owned), ..Options::default() }
 }
 
 impl Pair {
@@ -49,7 +49,7 @@ impl Pair {
     }
 
     fn options() -> Options {
-        let mut options = postgres_options();
+        let mut options = postgres_options(CONNECTIONS, None);
         options.extra_args.extend(["-c".to_owned(), "synchronous_standby_names=*".to_owned()]);
         options
     }
@@ -96,17 +96,29 @@ impl Database {
         Self::Galera(Galera::start(3, &options)?).prepared().await
     }
 
-    pub(crate) async fn start(kind: DatabaseKind) -> Result<Self> {
+    /// A PostgreSQL with connections for a crowd of processes.
+    pub(crate) async fn start_large() -> Result<Self> {
+        install::ensure(Kind::Postgres)?;
+        Self::Postgres(Postgres::start(postgres_options(10 * CONNECTIONS, None))?).prepared().await
+    }
+
+    /// One of this kind, within the folder `place` or where temporary folders are.
+    pub(crate) async fn start(kind: DatabaseKind, place: Option<&Path>) -> Result<Self> {
         let database = match kind {
-            DatabaseKind::Sqlite => Self::Sqlite(tempfile::Builder::new().prefix("orchestratum-chaos-").tempdir()?),
+            DatabaseKind::Sqlite => {
+                let mut folder = tempfile::Builder::new();
+                let folder = folder.prefix("orchestratum-chaos-");
+                Self::Sqlite(place.map_or_else(|| folder.tempdir(), |place| folder.tempdir_in(place))?)
+            }
             DatabaseKind::Postgres => {
                 install::ensure(Kind::Postgres)?;
-                Self::Postgres(Postgres::start(postgres_options())?)
+                Self::Postgres(Postgres::start(postgres_options(CONNECTIONS, place))?)
             }
             DatabaseKind::Mariadb => {
                 install::ensure(Kind::MariaDb)?;
                 let arguments = vec![format!("--max-connections={CONNECTIONS}")];
-                Self::MariaDb(MariaDb::start(Options { extra_args: arguments, ..Options::default() })?)
+                let place = place.map(Path::to_owned);
+                Self::MariaDb(MariaDb::start(Options { extra_args: arguments, place, ..Options::default() })?)
             }
         };
         database.prepared().await

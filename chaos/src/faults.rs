@@ -1,6 +1,7 @@
 //! What goes wrong: each kind of fault is a loop of its own that draws from its own seed until the time is up.
 
 pub(crate) mod database;
+pub(crate) mod disk;
 pub(crate) mod failover;
 pub(crate) mod galera;
 pub(crate) mod network;
@@ -24,7 +25,7 @@ pub(crate) struct Storm {
 
 impl Storm {
     /// Waits for about this long; `false` when the time is up.
-    async fn lull(&mut self, about: Duration) -> bool {
+    pub(crate) async fn lull(&mut self, about: Duration) -> bool {
         let next = Instant::now() + about.mul_f64(0.5 + self.random.f64());
         tokio::time::sleep_until(next.min(self.until)).await;
         next < self.until

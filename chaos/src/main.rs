@@ -8,7 +8,9 @@
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
 mod check;
+mod crowd;
 mod database;
+mod disk;
 mod faults;
 mod fleet;
 mod job;

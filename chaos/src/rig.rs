@@ -11,7 +11,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::check::{self, Report};
+use crate::crowd::{self, Counts};
 use crate::database::{Database, DatabaseKind};
+use crate::disk::SmallDisk;
 use crate::faults::{self, Storm};
 use crate::fleet::{Fleet, Plan};
 use crate::ledger::{self, Ledger};
@@ -34,9 +36,9 @@ pub(crate) struct Arguments {
     /// Commands appended in a second.
     #[arg(long, default_value_t = 400)]
     rate: u32,
-    /// Worker processes; half as many producers.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    workers: u32,
+    /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    workers: Option<u32>,
     #[arg(long, default_value_t = 5_000)]
     lease_ms: u64,
     /// Where to write the reports, one JSON object a line.
@@ -56,6 +58,10 @@ enum What {
     Failover,
     /// One node of a MariaDB Galera cluster of three after the other dies and comes back; processes on all of them.
     Galera,
+    /// A disk that is full for a while, again and again, under the database; it takes root.
+    Disk,
+    /// Nothing goes wrong, but there are fifty workers on one PostgreSQL.
+    Fleet,
     /// Workers, database and network together.
     All,
 }
@@ -72,16 +78,16 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     for kind in kinds {
         let is_possible = match arguments.what {
             What::Network => *kind != DatabaseKind::Sqlite,
-            What::Failover => *kind == DatabaseKind::Postgres,
+            What::Failover | What::Fleet => *kind == DatabaseKind::Postgres,
             What::Galera => *kind == DatabaseKind::Mariadb,
-            What::Workers | What::Database | What::All => true,
+            What::Workers | What::Database | What::Disk | What::All => true,
         };
         if !is_possible {
             continue;
         }
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         println!("{name}: {} s of trouble, seed {seed}", arguments.seconds);
-        let report = on(*kind, name, seed, arguments).await?;
+        let report = Box::pin(on(*kind, name, seed, arguments)).await?;
         println!("{report}");
         reports.push(report);
     }
@@ -95,10 +101,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
 async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) -> Result<Report> {
     let folder = tempfile::Builder::new().prefix("orchestratum-ledgers-").tempdir()?;
     let ledger = Ledger::create(folder.path(), "rig")?;
+    let disk = if arguments.what == What::Disk { Some(SmallDisk::mount()?) } else { None };
     let mut database = match arguments.what {
         What::Failover => Database::start_pair().await?,
         What::Galera => Database::start_cluster().await?,
-        _ => Database::start(kind).await?,
+        What::Fleet => Database::start_large().await?,
+        _ => Database::start(kind, disk.as_ref().map(SmallDisk::path)).await?,
     };
     let url = database.url();
     let mut proxies = Vec::new();
@@ -111,15 +119,18 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         proxies.iter().map(|proxy| url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()))).collect();
     let wires = if wires.is_empty() { vec![url.clone()] } else { wires };
     let mut random = Rng::with_seed(seed);
+    let is_fleet = arguments.what == What::Fleet;
+    let workers = arguments.workers.unwrap_or(if is_fleet { 50 } else { 4 });
     let plan = Plan {
         urls: wires.clone(),
         folder: folder.path().to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
-        workers: arguments.workers,
-        producers: arguments.workers.div_ceil(2),
+        workers,
+        producers: if is_fleet { 2 } else { workers.div_ceil(2) },
         rate: arguments.rate,
         clocks: matches!(arguments.what, What::Workers | What::All) && kind != DatabaseKind::Sqlite,
     };
+    let processes = usize::try_from(plan.workers + plan.producers)?;
     let fleet = Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?);
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
@@ -143,33 +154,51 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let server = storm();
     let file = database.file();
     let server = async {
-        match (&mut database, &proxies[..]) {
-            (Database::Pair(pair), [proxy]) => faults::failover::rage(server, pair, proxy).await,
-            (Database::Galera(cluster), proxies) => faults::galera::rage(server, cluster, proxies).await,
-            (Database::Sqlite(_), _) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
-            (Database::Postgres(postgres), _) if of(What::Database) => {
+        match (&mut database, &proxies[..], &disk) {
+            (Database::Sqlite(_), _, Some(disk)) => faults::disk::rage(server, disk).await,
+            (Database::Postgres(postgres), _, Some(disk)) => faults::disk::rage_below(server, disk, postgres).await,
+            (Database::MariaDb(mariadb), _, Some(disk)) => faults::disk::rage_below(server, disk, mariadb).await,
+            (Database::Pair(pair), [proxy], _) => faults::failover::rage(server, pair, proxy).await,
+            (Database::Galera(cluster), proxies, _) => faults::galera::rage(server, cluster, proxies).await,
+            (Database::Sqlite(_), ..) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
+            (Database::Postgres(postgres), ..) if of(What::Database) => {
                 faults::database::rage(server, postgres, &url).await
             }
-            (Database::MariaDb(mariadb), _) if of(What::Database) => {
+            (Database::MariaDb(mariadb), ..) if of(What::Database) => {
                 faults::database::rage(server, mariadb, &url).await
             }
             _ => Ok(()),
         }
     };
-    tokio::try_join!(workers, network, server)?;
+    let watch = storm();
+    let watch = async { if is_fleet { crowd::most_connections(watch, &url).await } else { Ok(0) } };
+    let ((), (), (), most_connections) = tokio::try_join!(workers, network, server, watch)?;
 
     let mut unwell = fleet.into_inner().stop(Duration::from_secs(60))?;
     let calm = Plan { rate: 0, producers: 0, clocks: false, ..plan };
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
     let for_ever = Storm { until: Instant::now() + STANDSTILL * 100, ledger: ledger.clone(), random: random.fork() };
-    let drained = tokio::select! {
-        drained = drain(&wires[0]) => drained?,
-        ended = faults::workers::calm(for_ever, &fleet) => { ended?; false }
+    let drained = async {
+        let drained = drain(&wires[0]).await?;
+        let crowd = if is_fleet && drained { crowd::probe(&wires[0], &ledger).await? } else { Counts::new() };
+        anyhow::Ok((drained, crowd))
+    };
+    let (drained, crowd) = tokio::select! {
+        drained = drained => drained?,
+        ended = faults::workers::calm(for_ever, &fleet) => { ended?; (false, Counts::new()) }
     };
     unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
 
     let records = ledger::read(folder.path())?;
     let mut report = check::check(&wires[0], &records).await?;
+    if is_fleet {
+        report.counts.extend(crowd.into_iter().chain(crowd::shares(&records)));
+        report.counts.insert("connections at most", most_connections);
+        let allowed = crowd::CONNECTIONS_OF_A_PROCESS * processes;
+        if most_connections > allowed {
+            report.violations.push(format!("{most_connections} connections, where {allowed} are many"));
+        }
+    }
     (report.database, report.seed, report.seconds) = (name, seed, arguments.seconds);
     report.faults = ledger::faults(&records);
     report.violations.extend(unwell);

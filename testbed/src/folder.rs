@@ -26,10 +26,12 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    pub(crate) fn create(name: &str, account: Option<Account>) -> Result<Self> {
+    /// Creates it within `place`, or where temporary folders are.
+    pub(crate) fn create(name: &str, account: Option<Account>, place: Option<&Path>) -> Result<Self> {
+        let place = place.map_or_else(|| base(account.is_some()), Path::to_owned);
         let root = tempfile::Builder::new()
             .prefix(&format!("orchestratum-{name}-"))
-            .tempdir_in(base(account.is_some()))
+            .tempdir_in(place)
             .context("cannot create a temporary folder")?;
         if let Some(account) = account {
             account.own(root.path())?;

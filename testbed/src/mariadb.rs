@@ -34,7 +34,7 @@ impl DatabaseServer for MariaDb {
         let port = Port::reserve()?;
         match install::locate_or_explain(Self::KIND)? {
             Source::Installed(programs) => {
-                let folder = Folder::create("mariadb", Account::for_server(&["mysql"])?)?;
+                let folder = Folder::create("mariadb", Account::for_server(&["mysql"])?, options.place.as_deref())?;
                 let data = folder.data();
                 let (data_argument, flags) =
                     (path_argument("--datadir=", &data), ["--auth-root-authentication-method=normal"]);

@@ -33,7 +33,7 @@ impl PgBouncer {
     pub fn start(server: &Postgres) -> Result<Self> {
         let program = install::pooler().context("PgBouncer is not installed: `apt-get install pgbouncer`")?;
         let port = Port::reserve()?;
-        let folder = Folder::create("pgbouncer", Account::for_server(&["postgres"])?)?;
+        let folder = Folder::create("pgbouncer", Account::for_server(&["postgres"])?, None)?;
         let settings = folder.path().join("pgbouncer.ini");
         fs::write(&settings, ini(server.port(), port.number())).context("cannot write the pooler's settings")?;
         let number = port.number();

@@ -38,7 +38,7 @@ impl Postgres {
         let Source::Installed(programs) = install::locate_or_explain(Self::KIND)? else {
             bail!("a standby needs PostgreSQL's own programs, not a container");
         };
-        let folder = Folder::create("postgres", Account::for_server(&["postgres"])?)?;
+        let folder = Folder::create("postgres", Account::for_server(&["postgres"])?, options.place.as_deref())?;
         let data = folder.data();
         let (data_argument, port_argument) = (path_argument("--pgdata=", &data), format!("--port={}", primary.port()));
         let flags =
@@ -69,7 +69,7 @@ impl DatabaseServer for Postgres {
         let port = Port::reserve()?;
         match install::locate_or_explain(Self::KIND)? {
             Source::Installed(programs) => {
-                let folder = Folder::create("postgres", Account::for_server(&["postgres"])?)?;
+                let folder = Folder::create("postgres", Account::for_server(&["postgres"])?, options.place.as_deref())?;
                 let data = folder.data();
                 let (data_argument, flags) =
                     (path_argument("--pgdata=", &data), ["--username=postgres", "--auth=trust"]);

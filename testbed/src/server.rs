@@ -1,5 +1,7 @@
 //! What every kind of database server can do.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::host::Host;
@@ -15,11 +17,13 @@ pub struct Options {
     pub durable: bool,
     /// Further arguments of the server program, after ours: the later one wins.
     pub extra_args: Vec<String>,
+    /// Where its folder is created, which the server's user must be able to enter; with temporary folders if not named.
+    pub place: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durable: true, extra_args: Vec::new() }
+        Self { durable: true, extra_args: Vec::new(), place: None }
     }
 }
 

@@ -228,12 +228,12 @@ fn postgres() -> Options {
         "checkpoint_timeout=1h",
     ];
     let extra_args = settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]).collect();
-    Options { durable: true, extra_args }
+    Options { extra_args, ..Options::default() }
 }
 
 fn mariadb() -> Options {
     let settings = ["--innodb-buffer-pool-size=512M", "--innodb-log-file-size=1G"];
-    Options { durable: true, extra_args: settings.map(str::to_owned).to_vec() }
+    Options { extra_args: settings.map(str::to_owned).to_vec(), ..Options::default() }
 }
 
 fn numbers(row: &str) -> Vec<f64> {

@@ -209,6 +209,8 @@ impl Subject<'_> {
     fn set_up(&self) -> Result<Fresh> {
         let fresh = self.database.fresh()?;
         self.perform(&fresh, "set-up", &[])?;
+        // What earlier runs have left to be written would be written in the middle of this one.
+        rustix::fs::sync();
         Ok(fresh)
     }
 

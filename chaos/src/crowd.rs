@@ -1,0 +1,106 @@
+//! What many idle workers cost one PostgreSQL, and whether they leave each other something: watched, not attacked.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use orchestratum_core::Orchestrator;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
+use tokio::time::sleep;
+
+use crate::faults::Storm;
+use crate::job::{GOOD, Job};
+use crate::ledger::{Entry, Ledger, Record, Shape};
+
+/// Figures of a report.
+pub(crate) type Counts = BTreeMap<&'static str, usize>;
+
+/// The application's pool, the engine's, a heartbeat and a listener: what a process may open at most.
+pub(crate) const CONNECTIONS_OF_A_PROCESS: usize = 16;
+/// PostgreSQL publishes what a session has done up to ten seconds later.
+const PUBLISHED: Duration = Duration::from_secs(11);
+const IDLE: Duration = Duration::from_secs(20);
+const APPENDS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The most connections there were, until the time is up.
+pub(crate) async fn most_connections(mut storm: Storm, url: &str) -> Result<usize> {
+    let connection = sea_orm::Database::connect(url).await?;
+    let mut most = 0;
+    while storm.lull(Duration::from_secs(1)).await {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+        most = most.max(number(&connection, sql).await?);
+    }
+    Ok(most)
+}
+
+/// Lets the idle workers be, then appends single commands one after the other.
+pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
+    let connection = sea_orm::Database::connect(url).await?;
+    let client = Orchestrator::builder().database(url).client_only().build().await?;
+    let transactions = async || {
+        sleep(PUBLISHED).await;
+        let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+        number(&connection, sql).await
+    };
+    let (begun, before) = (Instant::now(), transactions().await?);
+    sleep(IDLE).await;
+    let (idle, idle_for) = (transactions().await? - before, begun.elapsed().as_secs_f64());
+    let (begun, before) = (Instant::now(), before + idle);
+    let mut times = Vec::new();
+    for number in 0..APPENDS {
+        let appended = Instant::now();
+        let number = u64::from(number);
+        let id = client.append((GOOD[0], Job { number })).await?.id();
+        ledger.note(Entry::Appended { number, id: id.as_uuid(), is_new: true, shape: Shape::Single });
+        client.wait::<()>(id).await?;
+        times.push(appended.elapsed());
+        sleep(PAUSE).await;
+    }
+    let (busy, busy_for) = (transactions().await? - before, begun.elapsed().as_secs_f64());
+    times.sort_unstable();
+    let of_idle = lossy(idle) / idle_for;
+    let millis = |share: usize| times[times.len() * share / 100].as_millis();
+    Ok(Counts::from([
+        ("transactions a second of all idle workers", whole(of_idle)),
+        ("transactions for each single append", whole((lossy(busy) - of_idle * busy_for) / f64::from(APPENDS))),
+        ("ms from a single append to its end, median", usize::try_from(millis(50))?),
+        ("ms from a single append to its end, 99th percentile", usize::try_from(millis(99))?),
+    ]))
+}
+
+/// How many handlers the least and the most busy worker ran, of those that were there from the start.
+pub(crate) fn shares(records: &[Record]) -> Counts {
+    let mut ran: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.process.starts_with("worker")) {
+        *ran.entry(&record.process).or_default() += usize::from(matches!(record.entry, Entry::Started { .. }));
+    }
+    // A second fleet starts when the first has ended.
+    let first_end =
+        records.iter().position(|record| matches!(record.entry, Entry::Died { .. })).unwrap_or(records.len());
+    let began = |process: &str| {
+        let begins = |record: &Record| matches!(record.entry, Entry::Began { .. }) && &*record.process == process;
+        records[..first_end].iter().any(begins)
+    };
+    let shares = ran.iter().filter(|(process, _)| began(process)).map(|(_, count)| *count);
+    Counts::from([
+        ("handlers run by the least busy worker", shares.clone().min().unwrap_or(0)),
+        ("handlers run by the busiest worker", shares.max().unwrap_or(0)),
+    ])
+}
+
+async fn number(connection: &DatabaseConnection, sql: &str) -> Result<usize> {
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    let row = connection.query_one_raw(statement).await?.with_context(|| format!("no answer to {sql}"))?;
+    Ok(usize::try_from(row.try_get_by_index::<i64>(0)?)?)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of a report")]
+fn lossy(count: usize) -> f64 {
+    count as f64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a report")]
+fn whole(value: f64) -> usize {
+    value.round().max(0.0) as usize
+}
