@@ -57,14 +57,24 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
         Dialect::MySql => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
         Dialect::Sqlite | Dialect::Postgres => "",
     };
+    // SQLite would otherwise take a text for a number.
+    let options = if sqlite { " STRICT" } else { options };
     // SQLite: the row lives in the tree of its primary key, instead of in a second tree beside it. Not where long
     // texts are the rule: such a tree gives a row of more than a kilobyte a page of its own.
-    let narrow = if sqlite { " WITHOUT ROWID" } else { options };
+    let narrow = if sqlite { " STRICT, WITHOUT ROWID" } else { options };
     let words = [
-        ("{uuid}", word("uuid", "binary(16)", "uuid_text")),
+        ("{uuid}", word("uuid", "binary(16)", "blob")),
         // 191 characters of four bytes: the longest key that an index of MySQL 5.7's row format could hold, and
         // still a limit that keeps a four-column index under InnoDB's 3,072 bytes.
-        ("{name}", word("varchar(191) COLLATE \"C\"", "varchar(191)", "varchar(191)")),
+        ("{name}", word("varchar(191) COLLATE \"C\"", "varchar(191)", "text")),
+        ("{small}", word("smallint", "smallint", "integer")),
+        ("{number}", word("integer", "integer", "integer")),
+        ("{large}", word("bigint", "bigint", "integer")),
+        ("{flag}", word("boolean", "boolean", "integer")),
+        // Microseconds: so far that two of them can be subtracted.
+        ("{far}", "4000000000000000000"),
+        // An attempt a second for thirty years; one more is still a number.
+        ("{many}", "1000000000"),
         // JSON is kept as text: `jsonb` refuses \u0000 and reorders keys, and a payload must come back as it was given.
         ("{text}", word("text", "longtext", "text")),
         // Half-empty pages leave room for the claim's new row version beside the old one (a heap-only tuple), so that

@@ -51,66 +51,69 @@ pub(crate) fn down() -> Vec<String> {
     statements
 }
 
+/// What no program of ours writes is refused, so that a slip of somebody's hand cannot stop a worker that reads it: a
+/// count that overflows, an instant that cannot be subtracted, a running command that nobody holds.
 const TABLES: [&str; 7] = [
     "CREATE TABLE IF NOT EXISTS orchestratum_schema (
-    version integer NOT NULL PRIMARY KEY
+    version {number} NOT NULL PRIMARY KEY
 ){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_commands (
     id {uuid} NOT NULL PRIMARY KEY,
     queue {name} NOT NULL,
     command_key {name} NOT NULL,
-    priority smallint NOT NULL,
+    priority {small} NOT NULL CHECK (priority BETWEEN -32768 AND 32767),
     payload {text} NOT NULL,
-    timeout_ms bigint NOT NULL,
-    retry_count integer NOT NULL,
+    timeout_ms {large} NOT NULL CHECK (timeout_ms >= 0),
+    retry_count {number} NOT NULL CHECK (retry_count BETWEEN 0 AND 2147483647),
     retry_policy {text},
     follow_ups {text},
     unique_key {name},
-    created_at bigint NOT NULL
+    created_at {large} NOT NULL
 ){options}",
     "CREATE TABLE IF NOT EXISTS orchestratum_live (
     id {uuid} NOT NULL PRIMARY KEY,
-    state {name} NOT NULL,
+    state {name} NOT NULL CHECK (state IN ('pending', 'blocked', 'running')),
     queue {name} NOT NULL,
     command_key {name} NOT NULL,
-    priority smallint NOT NULL,
-    run_at bigint NOT NULL,
-    attempt integer NOT NULL,
-    failures integer NOT NULL,
-    losses integer NOT NULL,
+    priority {small} NOT NULL CHECK (priority BETWEEN -32768 AND 32767),
+    run_at {large} NOT NULL CHECK (run_at BETWEEN -{far} AND {far}),
+    attempt {number} NOT NULL CHECK (attempt BETWEEN 0 AND {many}),
+    failures {number} NOT NULL CHECK (failures BETWEEN 0 AND {many}),
+    losses {number} NOT NULL CHECK (losses BETWEEN 0 AND {many}),
     instance {uuid},
-    cancel_requested boolean NOT NULL,
-    unique_key {name}{live_indexes}
+    cancel_requested {flag} NOT NULL,
+    unique_key {name},
+    CHECK ((state = 'running') = (instance IS NOT NULL)){live_indexes}
 ){hot}",
     "CREATE TABLE IF NOT EXISTS orchestratum_ended (
     id {uuid} NOT NULL PRIMARY KEY,
-    state {name} NOT NULL,
-    attempt integer NOT NULL,
+    state {name} NOT NULL CHECK (state IN ('completed', 'failed', 'canceled')),
+    attempt {number} NOT NULL CHECK (attempt BETWEEN 0 AND 2147483647),
     instance {uuid},
-    finished_at bigint NOT NULL,
-    duration_ms bigint,
+    finished_at {large} NOT NULL,
+    duration_ms {large},
     output {text},
     error {text}{ended_indexes}
 ){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_attempts (
     command_id {uuid} NOT NULL,
-    attempt integer NOT NULL,
+    attempt {number} NOT NULL,
     kind {name} NOT NULL,
     error {text} NOT NULL,
     instance {uuid},
-    ended_at bigint NOT NULL,
+    ended_at {large} NOT NULL,
     PRIMARY KEY (command_id, attempt)
 ){options}",
     "CREATE TABLE IF NOT EXISTS orchestratum_instances (
     id {uuid} NOT NULL PRIMARY KEY,
     name {name} NOT NULL,
-    started_at bigint NOT NULL,
-    expires_at bigint NOT NULL,
-    fenced_at bigint
+    started_at {large} NOT NULL,
+    expires_at {large} NOT NULL,
+    fenced_at {large}
 ){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_queues (
     name {name} NOT NULL PRIMARY KEY,
-    paused_at bigint NOT NULL
+    paused_at {large} NOT NULL
 ){narrow}",
 ];
 

@@ -140,6 +140,9 @@ impl Attempt {
         let Some(executor) = self.shared.registry.get(&self.claimed.lane.key) else {
             return Ending::GivenBack;
         };
+        if let Some(damage) = &self.claimed.damage {
+            return Ending::Fatal(storable(&format!("its row cannot be read: {damage}")));
+        }
         let run = executor.run.clone();
         let payload = self.claimed.payload.clone();
         // The call that makes the future may panic as well.

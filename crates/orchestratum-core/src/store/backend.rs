@@ -229,8 +229,8 @@ pub(crate) fn is_refusal(error: &DbErr) -> bool {
     match code(error) {
         // Data, constraints, limits of the program.
         Some(Code::Postgres(code)) => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
-        // Null, duplicate, too large a packet, range, wrong value, too long, foreign key, JSON.
-        Some(Code::Mysql(code)) => matches!(code, 1048 | 1062 | 1153 | 1264 | 1366 | 1406 | 1452 | 3140),
+        // Null, duplicate, too large a packet, range, wrong value, too long, foreign key, JSON, check (twice).
+        Some(Code::Mysql(code)) => matches!(code, 1048 | 1062 | 1153 | 1264 | 1366 | 1406 | 1452 | 3140 | 3819 | 4025),
         // Too big, constraint, type mismatch, range.
         Some(Code::Sqlite(code)) => matches!(code, 18 | 19 | 20 | 25),
         None => match sqlx_error(error) {

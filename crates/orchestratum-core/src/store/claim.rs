@@ -46,9 +46,21 @@ pub(crate) struct Claimed {
     pub(crate) failures: u32,
     pub(crate) retry_policy: Option<String>,
     pub(crate) follow_ups: Option<String>,
+    /// Why its row cannot be read, where somebody has written to it by hand; then the rest is empty.
+    pub(crate) damage: Option<String>,
 }
 
 impl Claimed {
+    /// Reads the columns [`COMMAND`].
+    fn read(&mut self, wide: &mut Columns<'_>) -> Result<(), DbErr> {
+        self.payload = wide.take()?;
+        self.timeout_ms = wide.take()?;
+        self.retry_count = number(wide.take()?);
+        self.retry_policy = wide.take()?;
+        self.follow_ups = wide.take()?;
+        Ok(())
+    }
+
     /// A command that was stored under a lease.
     pub(crate) fn stored(id: CommandId, command: NewCommand) -> Self {
         Self {
@@ -61,6 +73,7 @@ impl Claimed {
             timeout_ms: command.timeout_ms,
             retry_count: number(command.retry_count),
             failures: 0,
+            damage: None,
         }
     }
 }
@@ -82,6 +95,10 @@ const DUE: &str = "id, attempt + 1 AS attempt, run_at, failures";
 /// when its statement begins, and is seen when it commits. What is younger is read again by every claim; what takes
 /// longer is found by the next look from the start.
 const COMMITS_LATE: i64 = 200_000;
+
+/// A command that has been claimed more often (by hand: it takes thirty years) is left alone, because the table refuses
+/// the next number, and with it the whole claim.
+const MOST_ATTEMPTS: i32 = 1_000_000_000;
 
 impl Store {
     /// The lanes of unpaused queues that have live commands.
@@ -244,7 +261,7 @@ impl Store {
         let claimed = due.iter().map(|row| {
             let leased = Leased::read(&mut Columns::new(row))?;
             let wide = wide.get(&leased.id).map(|row| Columns::after(row, 1));
-            wide.map(|mut wide| leased.with(&mut wide, &lane)).transpose()
+            Ok(wide.map(|mut wide| leased.with(&mut wide, &lane)))
         });
         Ok(claimed.filter_map(Result::transpose).collect::<Result<_, DbErr>>()?)
     }
@@ -267,7 +284,9 @@ impl Store {
             .bind(COMMITS_LATE)
             .text(") AND run_at <= ")
             .now()
-            .text(" AND state = 'pending' AND NOT EXISTS (SELECT 1 FROM orchestratum_queues WHERE name = ")
+            .text(" AND state = 'pending' AND attempt < ")
+            .bind(MOST_ATTEMPTS)
+            .text(" AND NOT EXISTS (SELECT 1 FROM orchestratum_queues WHERE name = ")
             .bind(lane.queue.as_str())
             .text(") ORDER BY run_at LIMIT ")
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
@@ -302,20 +321,24 @@ impl Leased {
         Ok(Self { id: columns.take()?, attempt: columns.take()?, run_at: columns.take()?, failures: columns.take()? })
     }
 
-    /// Reads the columns [`COMMAND`].
-    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Result<Due, DbErr> {
-        let claimed = Claimed {
+    /// Reads the columns [`COMMAND`]. A row that cannot be read must not keep the others of its claim from being run.
+    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Due {
+        let mut claimed = Claimed {
             id: self.id.into(),
             attempt: number(self.attempt),
             failures: number(self.failures),
             lane: Arc::clone(lane),
-            payload: wide.take()?,
-            timeout_ms: wide.take()?,
-            retry_count: number(wide.take()?),
-            retry_policy: wide.take()?,
-            follow_ups: wide.take()?,
+            payload: String::new(),
+            timeout_ms: 0,
+            retry_count: 0,
+            retry_policy: None,
+            follow_ups: None,
+            damage: None,
         };
-        Ok((Timestamp::from_micros(self.run_at), claimed))
+        if let Err(error) = claimed.read(wide) {
+            claimed.damage = Some(error.to_string());
+        }
+        (Timestamp::from_micros(self.run_at), claimed)
     }
 }
 
@@ -324,7 +347,7 @@ fn read_claimed(rows: &[QueryResult], lane: &Lane) -> Result<Vec<Due>> {
     let lane = Arc::new(lane.clone());
     let claimed = rows.iter().map(|row| {
         let mut columns = Columns::new(row);
-        Leased::read(&mut columns)?.with(&mut columns, &lane)
+        Ok(Leased::read(&mut columns)?.with(&mut columns, &lane))
     });
     Ok(claimed.collect::<Result<_, DbErr>>()?)
 }

@@ -154,6 +154,32 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    async fn rows_that_somebody_has_changed_by_hand_stop_nothing(world) {
+        let (orchestrator, ran) = noting(world.builder().default_retry_count(1)).await;
+        let connection = world.connect().await;
+        for (victim, change) in REFUSED.iter().enumerate() {
+            let sql = change_by_hand(&orchestrator, victim, change).await;
+            assert!(connection.execute_unprepared(&sql).await.is_err(), "accepted: {change}");
+        }
+        let unreadable = (world.backend == Backend::Sqlite).then_some("commands SET payload = CAST(x'ff' AS text)");
+        for (victim, change) in ACCEPTED.iter().chain(&unreadable).enumerate() {
+            let sql = change_by_hand(&orchestrator, 100 + victim, change).await;
+            connection.execute_unprepared(&sql).await.unwrap();
+        }
+        orchestrator.append_all((1_000..1_020).map(|number| ("note", number))).await.unwrap();
+        let worker = orchestrator.start();
+        until("the others have run", async || (1_000..1_020).all(|number| distinct(&ran).contains(&number))).await;
+        // What cannot be claimed any more stays; what is due in the year 128726 waits.
+        let left = "SELECT count(*) FROM orchestratum_live WHERE attempt < 1000000000 AND run_at < 4000000000000000000";
+        until("what was changed has ended", async || number(&connection, left).await == 0).await;
+        worker.shutdown().await.unwrap();
+        let parked = |reason: &str| {
+            format!("SELECT count(*) FROM orchestratum_ended WHERE state = 'failed' AND error LIKE '%{reason}%'")
+        };
+        assert_eq!(number(&connection, &parked("payload")).await, 1);
+        assert_eq!(number(&connection, &parked("cannot be read")).await, i64::from(unreadable.is_some()));
+    }
+
     async fn a_locked_command_does_not_hold_up_the_others(world) {
         if world.backend == Backend::Sqlite {
             // No row can be locked alone.
@@ -219,6 +245,48 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
         assert_eq!(distinct(&ran)[..acknowledged as usize], (0..acknowledged).collect::<Vec<_>>());
     }
+}
+
+/// What the tables refuse, whoever writes it.
+const REFUSED: [&str; 15] = [
+    "live SET state = 'done'",
+    "live SET state = NULL",
+    "live SET state = 'running'",
+    "live SET attempt = -1",
+    "live SET attempt = 2000000000",
+    "live SET failures = -1",
+    "live SET losses = 2000000000",
+    "live SET run_at = 9000000000000000000",
+    "live SET run_at = -9000000000000000000",
+    "live SET run_at = NULL",
+    "live SET queue = NULL",
+    "commands SET payload = NULL",
+    "commands SET timeout_ms = -1",
+    "commands SET retry_count = -1",
+    "commands SET retry_count = 3000000000",
+];
+
+/// What they take, and what no program of ours would write.
+const ACCEPTED: [&str; 12] = [
+    "commands SET payload = '{damaged'",
+    "commands SET retry_policy = '{damaged'",
+    "commands SET follow_ups = '{damaged'",
+    "commands SET timeout_ms = 0",
+    "commands SET timeout_ms = 9223372036854775807",
+    "live SET run_at = -4000000000000000000",
+    "live SET run_at = 4000000000000000000",
+    "live SET attempt = 1000000000",
+    "live SET failures = 1000000000",
+    "live SET losses = 1000000000",
+    "live SET priority = 32767",
+    "live SET cancel_requested = TRUE",
+];
+
+/// Appends a command, and returns how somebody changes its row.
+async fn change_by_hand(orchestrator: &Orchestrator, victim: usize, change: &str) -> String {
+    let command = orchestrator.append(("note", u32::try_from(victim).unwrap())).unique(format!("victim-{victim}"));
+    command.await.unwrap();
+    format!("UPDATE orchestratum_{change} WHERE unique_key = 'victim-{victim}'")
 }
 
 struct Mount<'a>(&'a Path);
