@@ -105,10 +105,16 @@ pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<
     match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
         Ok(result) => result,
         Err(_) => {
-            store.renew(Purpose::Engine(config.engine_connections)).await?;
+            store.renew(purpose(config)).await?;
             Err(DbErr::Conn(RuntimeErr::Internal(NO_ANSWER.to_owned())).into())
         }
     }
+}
+
+/// What the engine's connections are opened for. A transaction that waits for longer than the lease belongs to a process
+/// that has lost it.
+pub(crate) const fn purpose(config: &Config) -> Purpose {
+    Purpose::Engine { connections: config.engine_connections, patience: config.lease_duration }
 }
 
 /// Makes a panic within one turn of a loop an error like any other: the loop backs off and goes on. What may panic is the

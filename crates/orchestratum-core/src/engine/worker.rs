@@ -19,11 +19,10 @@ use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
 use crate::engine::starter::Starter;
-use crate::engine::{Shared, listener, quietly};
+use crate::engine::{Shared, listener, purpose, quietly};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::store::Store;
-use crate::store::backend::Purpose;
 
 /// A running worker.
 ///
@@ -186,7 +185,7 @@ async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>) -> Option<
     let mut backoff = Backoff::new("engine");
     loop {
         let error = tokio::select! {
-            opened = shared.store.open(Purpose::Engine(shared.config.engine_connections)) => match opened {
+            opened = shared.store.open(purpose(&shared.config)) => match opened {
                 Ok(store) => return Some(store),
                 Err(error) => error,
             },

@@ -8,20 +8,21 @@ use proptest::test_runner::TestRunner;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::command::{CommandId, FollowUps, NewCommand, RunAt};
-use crate::harness::{World, on_every_backend};
+use crate::harness::{World, on_every_backend, until};
 use crate::instance_id::InstanceId;
 use crate::instant::Timestamp;
 use crate::outcome::Ending;
 use crate::state::{Event, State, next};
-use crate::store::Store;
 use crate::store::append::Leases;
 use crate::store::backend::Purpose;
 use crate::store::claim::Lane;
 use crate::store::instance::Held;
 use crate::store::settle::{Lease, Report, Settled};
 use crate::store::sql::{Columns, Sql};
+use crate::store::{Store, rows_in};
 
 const KEY: &str = "k";
+const ENGINE: Purpose = Purpose::Engine { connections: 1, patience: Duration::from_secs(1) };
 
 struct Table {
     store: Store,
@@ -335,6 +336,25 @@ on_every_backend! {
         }
     }
 
+    /// A process that is paused in the middle of a claim, or whose machine vanishes.
+    async fn an_abandoned_transaction_of_the_engine_locks_nothing_for_longer_than_its_patience(world) {
+        let table = Table::new(world).await;
+        let id = table.in_state(State::Running, "q").await;
+        table.store.extend(table.instance, Duration::ZERO).await.unwrap();
+        table.store.fence().await.unwrap();
+        let engine = table.store.open(ENGINE).await.unwrap();
+        let abandoned = engine.connection().begin().await.unwrap();
+        // SQLite knows no locks but that of its one writer, which a transaction that has only begun does not take.
+        if table.store.backend.locks_rows() {
+            let sql = table.store.sql("SELECT attempt FROM orchestratum_live WHERE id = ").bind(id.as_uuid());
+            rows_in(&abandoned, sql.text(" FOR UPDATE")).await.unwrap();
+            assert_eq!(table.store.reclaim(table.instance, 5, 10).await.unwrap(), 0);
+        }
+        until("others can reclaim", async || table.store.reclaim(table.instance, 5, 10).await.unwrap() == 1).await;
+        assert_eq!(table.state(id).await, State::Pending);
+        drop(abandoned);
+    }
+
     async fn a_claim_reads_the_due_index_and_nothing_else(world) {
         let table = Table::new(world).await;
         for _ in 0..3 {
@@ -373,7 +393,7 @@ on_every_backend! {
 fn a_plan_made_while_nothing_waits_does_not_read_the_whole_table() {
     crate::harness::run(crate::harness::Backend::Postgres, async |world| {
         let mut table = Table::new(world).await;
-        table.store = table.store.open(Purpose::Engine(1)).await.unwrap();
+        table.store = table.store.open(ENGINE).await.unwrap();
         let before = reads(&table.store).await;
         // A plan for any value is made after the fifth.
         for round in 0..8 {

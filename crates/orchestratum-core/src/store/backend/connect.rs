@@ -21,7 +21,11 @@ pub(crate) enum Purpose {
     /// Appends and questions of the application.
     Application,
     /// Claims, completions and housekeeping.
-    Engine(u32),
+    Engine {
+        connections: u32,
+        /// How long the database lets a transaction wait for its next statement.
+        patience: Duration,
+    },
     /// One connection that nothing else can exhaust or block.
     Heartbeat,
 }
@@ -122,15 +126,22 @@ pub(crate) async fn connect_like(
                 Some(path) => options.options([("search_path", path)]),
                 None => options,
             };
-            let settings = if poll_only { PoolOptions::new() } else { by_index() };
+            let settings = match purpose {
+                Purpose::Engine { patience, .. } if !poll_only => postgres_engine(patience),
+                _ => PoolOptions::new(),
+            };
             let connections = connections(Backend::Postgres, purpose);
             Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool(options, settings, connections).await?))
         }
         #[cfg(feature = "mysql")]
         Backend::Mysql => {
             let options = connection.get_mysql_connection_pool().connect_options().as_ref().clone();
+            let settings = match purpose {
+                Purpose::Engine { patience, .. } => mysql_engine(patience),
+                _ => PoolOptions::new(),
+            };
             let connections = connections(Backend::Mysql, purpose);
-            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool(options, PoolOptions::new(), connections).await?))
+            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool(options, settings, connections).await?))
         }
         #[allow(unreachable_patterns, reason = "which drivers exist is a matter of features")]
         other => crate::config::invalid("connection", format!("the feature for {} is not enabled", other.name())),
@@ -149,8 +160,8 @@ fn connections(backend: Backend, purpose: Purpose) -> u32 {
     match (purpose, backend) {
         (Purpose::Heartbeat, _) => 1,
         // SQLite has one writer: a second connection would only wait for the first.
-        (Purpose::Engine(_), Backend::Sqlite) => 1,
-        (Purpose::Engine(wanted), _) => wanted,
+        (Purpose::Engine { .. }, Backend::Sqlite) => 1,
+        (Purpose::Engine { connections, .. }, _) => connections,
         (Purpose::Application, Backend::Sqlite) => 4,
         (Purpose::Application, _) => 10,
     }
@@ -214,18 +225,43 @@ fn postgres(
     if poll_only { options.statement_cache_capacity(0) } else { options }
 }
 
-/// Plans that never read a whole table.
+/// Plans that never read a whole table, and transactions that do not outlive their process.
 ///
 /// PostgreSQL keeps the plan of a prepared statement until the table is analyzed again, a minute at best. One that was
 /// made while nothing waited reads the whole table, because it was small; a burst then pays for every row that waits or
-/// has been, with each claim. Not behind a transaction pooler: there nothing is prepared, and a setting would stay with
-/// a connection that the next statement of somebody else gets. A small table that has no index for a question is now
-/// taken for so expensive that PostgreSQL would compile the plan, for a fifth of a second.
+/// has been, with each claim. A small table that has no index for a question is now taken for so expensive that
+/// PostgreSQL would compile the plan, for a fifth of a second.
+///
+/// A process that is paused, or whose machine vanishes, in the middle of a transaction leaves rows locked until the
+/// server hears of it, hours later; whoever reclaims skips them. A transaction of the engine never waits for long.
+///
+/// Not behind a transaction pooler: there nothing is prepared, and a setting would stay with a connection that the next
+/// statement of somebody else gets.
 #[cfg(feature = "postgres")]
-fn by_index() -> PoolOptions<sea_orm::sqlx::Postgres> {
-    PoolOptions::new().after_connect(|connection, _| {
+fn postgres_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::Postgres> {
+    PoolOptions::new().after_connect(move |connection, _| {
         Box::pin(async move {
-            sea_orm::sqlx::Executor::execute(connection, "SET enable_seqscan = off; SET jit = off").await?;
+            let patience = patience.as_millis();
+            let settings = format!(
+                "SET enable_seqscan = off; SET jit = off; SET idle_in_transaction_session_timeout = {patience}"
+            );
+            sea_orm::sqlx::Executor::execute(connection, sea_orm::sqlx::AssertSqlSafe(settings)).await?;
+            Ok(())
+        })
+    })
+}
+
+/// Transactions that do not outlive their process, see [`postgres_engine`]. A claim locks what it reads, running
+/// commands as well.
+#[cfg(feature = "mysql")]
+fn mysql_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::MySql> {
+    PoolOptions::new().after_connect(move |connection, _| {
+        Box::pin(async move {
+            let version: String = sea_orm::sqlx::query_scalar("SELECT VERSION()").fetch_one(&mut *connection).await?;
+            // MySQL knows no patience for transactions alone; an idle connection that it closes is opened again.
+            let setting = if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
+            let sql = format!("SET SESSION {setting} = {}", patience.as_secs_f64().ceil());
+            sea_orm::sqlx::Executor::execute(connection, sea_orm::sqlx::AssertSqlSafe(sql)).await?;
             Ok(())
         })
     })
