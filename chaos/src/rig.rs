@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Commands appended in a second.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 600)]
     rate: u32,
     /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
