@@ -161,14 +161,14 @@ impl Database {
         }
     }
 
-    /// The ports of its servers; the first is that of [`url`](Self::url).
-    pub(crate) fn ports(&self) -> Vec<u16> {
+    /// The port of its server, which [`url`](Self::url) names.
+    pub(crate) fn port(&self) -> Option<u16> {
         match self {
-            Self::Sqlite(_) => Vec::new(),
-            Self::Postgres(server) => vec![server.port()],
-            Self::MariaDb(server) => vec![server.port()],
-            Self::Pair(pair) => vec![pair.port()],
-            Self::Galera(cluster) => cluster.nodes().iter().map(DatabaseServer::port).collect(),
+            Self::Sqlite(_) => None,
+            Self::Postgres(server) => Some(server.port()),
+            Self::MariaDb(server) => Some(server.port()),
+            Self::Pair(pair) => Some(pair.port()),
+            Self::Galera(cluster) => cluster.nodes().first().map(DatabaseServer::port),
         }
     }
 }

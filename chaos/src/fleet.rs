@@ -16,8 +16,8 @@ use crate::ledger::{Entry, Ledger};
 /// What all processes of a fleet are started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// The addresses of the database, by turns.
-    pub(crate) urls: Vec<String>,
+    /// The address of the database.
+    pub(crate) url: String,
     pub(crate) folder: PathBuf,
     pub(crate) lease: Duration,
     pub(crate) workers: u32,
@@ -73,8 +73,7 @@ impl Fleet {
         self.serial += 1;
         let plan = &self.plan;
         let mut command = held_back(std::env::current_exe().context("cannot find this program")?);
-        let url = &plan.urls[self.serial as usize % plan.urls.len()];
-        command.args(["process", "--url", url, "--name", name, "--ledgers"]).arg(&plan.folder);
+        command.args(["process", "--url", &plan.url, "--name", name, "--ledgers"]).arg(&plan.folder);
         let rate = plan.rate / (plan.workers + plan.producers).max(1);
         for (option, value) in [
             ("--serial", u64::from(self.serial)),

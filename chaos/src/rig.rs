@@ -56,7 +56,7 @@ enum What {
     Network,
     /// The primary of a PostgreSQL with a synchronous standby is lost again and again, and the standby promoted.
     Failover,
-    /// One node of a MariaDB Galera cluster of three after the other dies and comes back; processes on all of them.
+    /// One node of a MariaDB Galera cluster of three after the other dies and comes back; processes on one of them.
     Galera,
     /// A disk that is full for a while, again and again, under the database; it takes root.
     Disk,
@@ -109,20 +109,18 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         _ => Database::start(kind, disk.as_ref().map(SmallDisk::path)).await?,
     };
     let url = database.url();
-    let mut proxies = Vec::new();
-    for port in database.ports() {
-        proxies.push(Proxy::start(port).await?);
+    // The wire to the server, which the processes share; who has no server has a file.
+    let (mut proxy, mut wire) = (None, url.clone());
+    if let Some(port) = database.port() {
+        let started = Proxy::start(port).await?;
+        wire = url.replace(&format!(":{port}/"), &format!(":{}/", started.port()));
+        proxy = Some(started);
     }
-    // The processes are spread over the wires; who has no server has a file.
-    let port = database.ports().first().copied().unwrap_or(0);
-    let wires: Vec<String> =
-        proxies.iter().map(|proxy| url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()))).collect();
-    let wires = if wires.is_empty() { vec![url.clone()] } else { wires };
     let mut random = Rng::with_seed(seed);
     let is_fleet = arguments.what == What::Fleet;
     let workers = arguments.workers.unwrap_or(if is_fleet { 50 } else { 4 });
     let plan = Plan {
-        urls: wires.clone(),
+        url: wire.clone(),
         folder: folder.path().to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
@@ -146,20 +144,20 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     };
     let network = storm();
     let network = async {
-        match &proxies[..] {
-            [proxy] if of(What::Network) => faults::network::rage(network, proxy).await,
+        match &proxy {
+            Some(proxy) if of(What::Network) => faults::network::rage(network, proxy).await,
             _ => Ok(()),
         }
     };
     let server = storm();
     let file = database.file();
     let server = async {
-        match (&mut database, &proxies[..], &disk) {
+        match (&mut database, &proxy, &disk) {
             (Database::Sqlite(_), _, Some(disk)) => faults::disk::rage(server, disk).await,
             (Database::Postgres(postgres), _, Some(disk)) => faults::disk::rage_below(server, disk, postgres).await,
             (Database::MariaDb(mariadb), _, Some(disk)) => faults::disk::rage_below(server, disk, mariadb).await,
-            (Database::Pair(pair), [proxy], _) => faults::failover::rage(server, pair, proxy).await,
-            (Database::Galera(cluster), proxies, _) => faults::galera::rage(server, cluster, proxies).await,
+            (Database::Pair(pair), Some(proxy), _) => faults::failover::rage(server, pair, proxy).await,
+            (Database::Galera(cluster), Some(proxy), _) => faults::galera::rage(server, cluster, proxy).await,
             (Database::Sqlite(_), ..) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
             (Database::Postgres(postgres), ..) if of(What::Database) => {
                 faults::database::rage(server, postgres, &url).await
@@ -179,8 +177,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
     let for_ever = Storm { until: Instant::now() + STANDSTILL * 100, ledger: ledger.clone(), random: random.fork() };
     let drained = async {
-        let drained = drain(&wires[0]).await?;
-        let crowd = if is_fleet && drained { crowd::probe(&wires[0], &ledger).await? } else { Counts::new() };
+        let drained = drain(&wire).await?;
+        let crowd = if is_fleet && drained { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
         anyhow::Ok((drained, crowd))
     };
     let (drained, crowd) = tokio::select! {
@@ -190,7 +188,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
 
     let records = ledger::read(folder.path())?;
-    let mut report = check::check(&wires[0], &records).await?;
+    let mut report = check::check(&wire, &records).await?;
     if is_fleet {
         report.counts.extend(crowd.into_iter().chain(crowd::shares(&records)));
         report.counts.insert("connections at most", most_connections);

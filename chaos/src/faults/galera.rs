@@ -14,19 +14,22 @@ const KILLS: Duration = Duration::from_secs(15);
 /// What the certification of writes has refused, as the nodes count it.
 pub(crate) const CONFLICT: &str = "conflict of two nodes";
 
-/// Each proxy leads to the node of the same place, and to its neighbor while that is away.
-pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, proxies: &[Proxy]) -> Result<()> {
+/// The proxy leads to one node until that dies, and then to its neighbor, as a balancer with stand-ins does.
+pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, proxy: &Proxy) -> Result<()> {
+    let (count, mut writer) = (cluster.nodes().len(), 0);
     while storm.lull(KILLS).await {
-        let node = storm.random.usize(..proxies.len());
-        let neighbor = (node + 1) % proxies.len();
+        // The one that is written to more often than not.
+        let node = if storm.random.bool() { writer } else { storm.random.usize(..count) };
         note_conflicts(&storm, &cluster.nodes()[node]);
-        storm.note("kill -9 of a node");
+        storm.note(if node == writer { "kill -9 of the node in use" } else { "kill -9 of another node" });
         block_in_place(|| cluster.kill(node))?;
-        tokio::time::sleep(storm.millis(0..2_000)).await;
-        proxies[node].lead_to(cluster.nodes()[neighbor].port());
+        if node == writer {
+            tokio::time::sleep(storm.millis(0..3_000)).await;
+            writer = (node + 1) % count;
+            proxy.lead_to(cluster.nodes()[writer].port());
+        }
         tokio::time::sleep(storm.millis(0..5_000)).await;
         block_in_place(|| cluster.rejoin(node))?;
-        proxies[node].lead_to(cluster.nodes()[node].port());
     }
     cluster.nodes().iter().for_each(|node| note_conflicts(&storm, node));
     Ok(())

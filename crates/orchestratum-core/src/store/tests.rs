@@ -336,6 +336,18 @@ on_every_backend! {
         }
     }
 
+    /// Of two appends the one that began first may commit last; a claim that has come to the other must still see it.
+    async fn a_claim_reads_again_what_was_due_just_now(world) {
+        let table = Table::new(world).await;
+        let beyond = Timestamp::from_micros(i64::MAX / 4);
+        until("a claim follows its append soon enough", async || {
+            table.append("q").await;
+            let taken = table.store.claim(table.instance, &Table::lane("q"), beyond, 10).await.unwrap();
+            taken.commands.len() == 1
+        })
+        .await;
+    }
+
     /// A process that is paused in the middle of a claim, or whose machine vanishes.
     async fn an_abandoned_transaction_of_the_engine_locks_nothing_for_longer_than_its_patience(world) {
         let table = Table::new(world).await;
