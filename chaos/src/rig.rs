@@ -1,6 +1,7 @@
 //! One run: a database, a fleet, a storm, a calm, a verdict.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -129,19 +130,21 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         clocks: matches!(arguments.what, What::Workers | What::All) && kind != DatabaseKind::Sqlite,
     };
     let processes = usize::try_from(plan.workers + plan.producers)?;
-    let fleet = Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?);
+    let fleet = Arc::new(Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?));
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
     let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork() };
     let of = |what: What| arguments.what == what || arguments.what == What::All;
-    let workers = storm();
-    let workers = async {
-        if of(What::Workers) {
-            faults::workers::rage(workers, &fleet).await
+    // In a task of its own: while a server starts the others wait, and who has died must be written down at once.
+    let (workers, are_attacked, attacked) = (storm(), of(What::Workers), Arc::clone(&fleet));
+    let workers = tokio::spawn(async move {
+        if are_attacked {
+            faults::workers::rage(workers, &attacked).await
         } else {
-            faults::workers::calm(workers, &fleet).await
+            faults::workers::calm(workers, &attacked).await
         }
-    };
+    });
+    let workers = async { workers.await? };
     let network = storm();
     let network = async {
         match &proxy {
@@ -172,6 +175,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let watch = async { if is_fleet { crowd::most_connections(watch, &url).await } else { Ok(0) } };
     let ((), (), (), most_connections) = tokio::try_join!(workers, network, server, watch)?;
 
+    let fleet = Arc::into_inner(fleet).context("the faults are over")?;
     let mut unwell = fleet.into_inner().stop(Duration::from_secs(60))?;
     let calm = Plan { rate: 0, producers: 0, clocks: false, ..plan };
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
