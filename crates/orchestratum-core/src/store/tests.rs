@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbErr, TransactionTrait};
 
 use crate::command::{CommandId, FollowUps, NewCommand, RunAt};
 use crate::harness::{World, on_every_backend, until};
@@ -414,6 +414,32 @@ fn a_plan_made_while_nothing_waits_does_not_read_the_whole_table() {
         let after = reads(&table.store).await;
         assert!(after.1 >= before.1 + 16, "{before:?} and {after:?} reads by an index");
         assert_eq!(after.0, before.0, "reads of the whole table");
+    });
+}
+
+/// Of SQLite alone, which ends a transaction by itself when the disk is full.
+#[test]
+fn what_is_committed_after_sqlite_has_rolled_back_by_itself_is_there() {
+    crate::harness::run(crate::harness::Backend::Sqlite, async |world| {
+        let table = Table::new(world).await;
+        let application = crate::store::backend::connect(&world.url, Purpose::Application, false).await.unwrap();
+        for store in [table.store.open(ENGINE).await.unwrap(), Store::new(application, false).unwrap()] {
+            // The first leaves the driver believing in a transaction; the second would be a savepoint that stays open.
+            // Often enough for every connection of the pool.
+            for sql in ["ROLLBACK", "SELECT 1"].into_iter().flat_map(|sql| [sql; 12]) {
+                let refused = store.write(|transaction| {
+                    Box::pin(async move {
+                        transaction.execute_unprepared(sql).await?;
+                        Err::<(), _>(DbErr::Custom("refused".to_owned()).into())
+                    })
+                });
+                refused.await.unwrap_err();
+            }
+            for _ in 0..12 {
+                let appended = store.append(&[Table::command("q", FollowUps::default())]).await.unwrap();
+                assert!(table.store.get(appended[0].id).await.unwrap().is_some(), "acknowledged and lost");
+            }
+        }
     });
 }
 

@@ -176,7 +176,7 @@ fn settle(options: &mut ConnectOptions, purpose: Purpose, poll_only: bool) {
     options.max_connections(connections(backend, purpose)).acquire_timeout(ACQUIRE_TIMEOUT);
     options.test_before_acquire_if_idle_for(TEST_AFTER);
     #[cfg(feature = "sqlite")]
-    options.map_sqlx_sqlite_opts(move |options| sqlite(options, purpose));
+    options.map_sqlx_sqlite_opts(move |options| sqlite(options, purpose)).map_sqlx_sqlite_pool_opts(unspoiled);
     #[cfg(feature = "postgres")]
     options.map_sqlx_postgres_opts(move |options| postgres(options, poll_only));
     #[cfg(not(feature = "postgres"))]
@@ -199,6 +199,21 @@ fn sqlite(
         // The thread that reads rows goes on while a batch of them is taken over, rather than stop every fifty.
         .row_buffer_size(2_000)
         .optimize_on_close(false, None)
+}
+
+/// Lets no connection come back to the pool that the driver takes to be within a transaction.
+///
+/// After an error like a full disk SQLite has rolled back by itself, the driver's own rollback finds no transaction and
+/// fails, and the driver counts on as if one were open. What is begun next is a savepoint; when that is rolled back its
+/// transaction stays open, and what is committed from then on is lost when the connection closes.
+#[cfg(feature = "sqlite")]
+fn unspoiled(options: PoolOptions<sea_orm::sqlx::Sqlite>) -> PoolOptions<sea_orm::sqlx::Sqlite> {
+    options.after_release(|connection, _| {
+        Box::pin(async move {
+            connection.ping().await?; // a rollback may be on its way to the driver's thread
+            Ok(!connection.is_in_transaction())
+        })
+    })
 }
 
 /// The schema of a lent pool, where it is not the server's default. SeaORM sets it by a statement on each new connection,
@@ -275,7 +290,8 @@ async fn pool<D: Driver>(options: Options<D>, settings: PoolOptions<D>, connecti
             if known.idle_for >= TEST_AFTER {
                 connection.ping().await?;
             }
-            Ok(true)
+            // See `unspoiled`.
+            Ok(!connection.is_in_transaction())
         })
     });
     match pool.connect_with(options.clone()).await {
