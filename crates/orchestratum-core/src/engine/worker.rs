@@ -19,6 +19,7 @@ use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
 use crate::engine::starter::Starter;
+use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, listener, purpose, quietly};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
@@ -59,8 +60,11 @@ impl Worker {
         let (ended_sender, ended) = watch::channel(None);
         let grace = shared.config.shutdown_grace;
         let runtime = Handle::current();
+        // Before this returns: an append that follows may be told of to nobody else, and commit after the first survey.
+        let wake = shared.wake.attach();
         spawn_thread("orchestratum-engine", move || async move {
-            let left = engine(Arc::clone(&shared), runtime, phase_seen).await;
+            let left = engine(Arc::clone(&shared), Arc::clone(&wake), runtime, phase_seen).await;
+            shared.wake.detach(&wake);
             ended_sender.send_replace(Some(left));
         });
         Self { phase, ended, grace, detached: false }
@@ -153,7 +157,12 @@ where
 }
 
 /// The whole life of a worker, on the engine thread. Returns how many commands could not be settled.
-async fn engine(shared: Arc<Shared>, runtime: Handle, mut phase: watch::Receiver<Phase>) -> usize {
+async fn engine(
+    shared: Arc<Shared>,
+    wake: Arc<PollerWake>,
+    runtime: Handle,
+    mut phase: watch::Receiver<Phase>,
+) -> usize {
     let keys: Vec<&str> = shared.registry.keys().collect();
     quietly(|| tracing::info!(name: "orchestratum.start", ?keys, "serving"));
     let holdings = Arc::new(Holdings::new());
@@ -172,7 +181,7 @@ async fn engine(shared: Arc<Shared>, runtime: Handle, mut phase: watch::Receiver
     });
     let mut left = 0;
     if let Some(store) = connect(&shared, &mut phase).await {
-        left = run(&shared, &store, &holdings, runtime, &mut phase).await;
+        left = run(&shared, wake, &store, &holdings, runtime, &mut phase).await;
     }
     heart_stops.cancel();
     // The heartbeat gives up on a database that does not answer.
@@ -201,13 +210,13 @@ async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>) -> Option<
 
 async fn run(
     shared: &Arc<Shared>,
+    wake: Arc<PollerWake>,
     store: &Store,
     holdings: &Arc<Holdings>,
     runtime: Handle,
     phase: &mut watch::Receiver<Phase>,
 ) -> usize {
     let stopping = CancellationToken::new();
-    let wake = shared.wake.attach();
     let (reports, reported) = mpsc::unbounded_channel();
     let settler = Settler {
         shared: Arc::clone(shared),
@@ -233,7 +242,7 @@ async fn run(
         holdings: Arc::clone(holdings),
         starter: Arc::clone(&starter),
         stopping: stopping.clone(),
-        wake: Arc::clone(&wake),
+        wake,
         lanes: Lanes::default(),
     };
     let poller = tokio::spawn(poller.run());
@@ -256,7 +265,6 @@ async fn run(
         () = stopping.cancelled() => Duration::ZERO,
     };
     stopping.cancel();
-    shared.wake.detach(&wake);
     shared.starters.detach(&starter);
     // A claim that is under way is let finish, so that what it takes is held and given back.
     if tokio::time::timeout(LAST_WRITES, poller).await.is_err() {

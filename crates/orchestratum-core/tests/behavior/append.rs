@@ -134,6 +134,28 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    /// The worker still connects when the command is appended, and has looked around before the commit.
+    async fn an_append_in_a_transaction_right_after_the_start_is_looked_for(world) {
+        let orchestrator = world
+            .builder()
+            .polling_interval(Duration::from_secs(3600))
+            .executor("note", |(): (), _: Context| async move { Ok(()) })
+            .build()
+            .await
+            .unwrap();
+        let transaction = orchestrator.begin().await.unwrap();
+        let worker = orchestrator.start();
+        let late = orchestrator.append(("note", ())).within(&transaction).await.unwrap().id();
+        if world.backend != Backend::Sqlite {
+            // Of another lane, so that it announces nothing; an open write transaction of SQLite would keep it out.
+            let other = orchestrator.append(("note", ())).priority(1).await.unwrap().id();
+            orchestrator.wait::<()>(other).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        orchestrator.wait::<()>(late).await.unwrap();
+        worker.shutdown().await.unwrap();
+    }
+
     async fn appending_many_is_all_or_none(world) {
         let orchestrator = world
             .builder()
