@@ -14,7 +14,7 @@ const TASKS = 64
 const BATCH = 50
 // A pick-up that takes longer, in milliseconds, is counted as missing.
 const PATIENCE = 5_000
-const SAMPLING = 60_000
+const SAMPLING = 20_000
 
 export const payload = i => ({ i, kind: 'noop', to: 'somebody@example.org', note: 'abcdefghijklmnopqrstuvwxyz0123456789' })
 export const payloads = (from, to) => Array.from({ length: to - from }, (_, k) => payload(from + k))

@@ -21,7 +21,7 @@ const BATCH: u64 = 50;
 /// A pick-up that takes longer is counted as missing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pick-ups are sampled no longer than this: a library that polls every few seconds shows it soon enough.
-const SAMPLING: Duration = Duration::from_secs(60);
+const SAMPLING: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
     let worked = matches!(options.task, Task::Work | Task::Pickup);

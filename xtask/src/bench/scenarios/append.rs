@@ -12,7 +12,7 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
         return Ok(figures);
     }
     let share = if plan.quick { 4 } else { 1 };
-    for (mode, n) in [("one", 2_000), ("tasks", 20_000), ("all", 100_000), ("within", 2_000)] {
+    for (mode, n) in [("one", 2_000), ("tasks", 10_000), ("all", 100_000), ("within", 2_000)] {
         let n = n / share;
         let fresh = subject.set_up()?;
         subject.database.settle(&fresh)?;
