@@ -83,6 +83,8 @@ struct Execution<'a> {
     started: u64,
     /// When its process had stopped to believe in its lease, or was dead.
     over: u64,
+    /// It cannot hear that it is told to stop, and its attempt may be over before it is.
+    is_deaf: bool,
 }
 
 /// Collects violations, and says how many there were of each kind.
@@ -112,7 +114,7 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
     what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(&stored, records, &mut violations);
     effects_and_follow_ups_came_once(&stored, records, &mut violations);
     unique_keys_never_met(&stored, &mut violations);
-    leases_never_overlapped(&stored, records, &executions, &mut violations);
+    leases_never_overlapped(records, &executions, &mut violations);
 
     let state = |wanted: &str| stored.commands.values().filter(|command| command.state() == wanted).count();
     let acknowledged = records.iter().filter(|record| matches!(record.entry, Entry::Appended { .. })).count();
@@ -127,6 +129,37 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
         ("lost leases", stored.commands.values().map(|command| command.attempts_of("lost_lease")).sum()),
         ("effects", stored.effects.values().sum()),
         ("ms in which nothing ended, at most", longest_gap(records)),
+    ]);
+    Ok(Report { counts, violations: violations.list(), ..Report::default() })
+}
+
+/// The same where ended commands are not kept: from the ledgers, and from what must be there or not in the end.
+pub(crate) async fn check_what_is_kept(url: &str, records: &[Record]) -> Result<Report> {
+    let connection = sea_orm::Database::connect(url).await?;
+    let executions = executions(records);
+    let mut violations = Violations::default();
+    for row in live::Entity::find().all(&connection).await? {
+        violations.add("left live", format!("{} ({}, {})", row.id, row.key, row.state));
+    }
+    let canceled: HashSet<Uuid> = records.iter().filter_map(Record::canceled).collect();
+    for record in records {
+        if let Entry::Appended { id, is_new: true, shape, .. } = &record.entry
+            && !executions.contains_key(id)
+            && !canceled.contains(id)
+        {
+            violations.add("acknowledged and never run", format!("{id} ({shape:?})"));
+        }
+    }
+    let sql = "SELECT command FROM chaos_effects GROUP BY command HAVING count(*) > 1";
+    for row in connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await? {
+        violations.add("took effect twice", row.try_get_by_index::<String>(0)?);
+    }
+    leases_never_overlapped(records, &executions, &mut violations);
+    let acknowledged = records.iter().filter(|record| matches!(record.entry, Entry::Appended { .. })).count();
+    let counts = BTreeMap::from([
+        ("acknowledged beside the stream", acknowledged),
+        ("executions of theirs", executions.values().map(Vec::len).sum()),
+        ("ms in which none of theirs ended, at most", longest_gap(records)),
     ]);
     Ok(Report { counts, violations: violations.list(), ..Report::default() })
 }
@@ -242,7 +275,7 @@ fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
                     violations.add("canceled and not so ended", id);
                 }
             }
-            Entry::Started { id, attempt } => {
+            Entry::Started { id, attempt, .. } => {
                 if canceled.get(id).is_some_and(|at| *at < record.at) {
                     violations.add("ran after it was canceled", format!("{id}, attempt {attempt}"));
                 }
@@ -303,15 +336,12 @@ fn unique_keys_never_met(stored: &Stored, violations: &mut Violations) {
 }
 
 fn leases_never_overlapped(
-    stored: &Stored,
     records: &[Record],
     executions: &HashMap<Uuid, Vec<Execution<'_>>>,
     violations: &mut Violations,
 ) {
     let pauses = pauses(records);
     for (id, executions) in executions {
-        // It cannot hear that it was told, and its attempt may be over before it is.
-        let is_deaf = stored.commands.get(id).is_none_or(|command| command.row.key == "blocking");
         for (earlier, later) in executions.iter().zip(executions.iter().skip(1)) {
             if earlier.attempt >= later.attempt {
                 let what = format!("{id}: {} after {}", later.attempt, earlier.attempt);
@@ -320,7 +350,7 @@ fn leases_never_overlapped(
             let was_paused = pauses.get(earlier.process).is_some_and(|pauses| {
                 pauses.iter().any(|(from, to)| *from <= later.started && later.started <= to.saturating_add(WAKING))
             });
-            if earlier.over > later.started && !was_paused && !is_deaf {
+            if earlier.over > later.started && !was_paused && !earlier.is_deaf {
                 let late = (earlier.over - later.started) / 1_000_000;
                 let what = format!("{id}: attempt {} for {late} ms beside {}", earlier.attempt, later.attempt);
                 violations.add("two live leases", what);
@@ -353,9 +383,9 @@ fn executions(records: &[Record]) -> HashMap<Uuid, Vec<Execution<'_>>> {
     let mut died: HashMap<&str, u64> = HashMap::new();
     for record in records {
         match &record.entry {
-            Entry::Started { id, attempt } => {
-                let execution =
-                    Execution { process: &record.process, attempt: *attempt, started: record.at, over: u64::MAX };
+            Entry::Started { id, attempt, is_deaf } => {
+                let (process, started) = (&*record.process, record.at);
+                let execution = Execution { process, attempt: *attempt, started, over: u64::MAX, is_deaf: *is_deaf };
                 executions.entry(*id).or_default().push(execution);
             }
             Entry::Told { id, attempt } | Entry::Ended { id, attempt } => {
@@ -390,33 +420,13 @@ mod tests {
             entry: entry.clone(),
         };
         let records: Vec<Record> = history.iter().map(record).collect();
-        let row = command::Model {
-            id: ID,
-            queue: "default".to_owned(),
-            key: "long".to_owned(),
-            priority: 0,
-            payload: "{}".to_owned(),
-            timeout_ms: 1_000,
-            retry_count: 3,
-            retry_policy: None,
-            follow_ups: None,
-            unique_key: None,
-            created_at: orchestratum_core::Timestamp::from_micros(0),
-        };
-        let command = Command { row, number: 1, ended: None, attempts: Vec::new() };
-        let stored = Stored {
-            commands: HashMap::from([(ID, command)]),
-            live: Vec::new(),
-            orders: HashSet::new(),
-            effects: HashMap::new(),
-        };
         let mut violations = Violations::default();
-        leases_never_overlapped(&stored, &records, &executions(&records), &mut violations);
+        leases_never_overlapped(&records, &executions(&records), &mut violations);
         violations.0.into_keys().map(str::to_owned).collect()
     }
 
     fn started(attempt: u32) -> Entry {
-        Entry::Started { id: ID, attempt }
+        Entry::Started { id: ID, attempt, is_deaf: false }
     }
 
     fn ended(attempt: u32) -> Entry {

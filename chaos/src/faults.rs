@@ -21,6 +21,8 @@ pub(crate) struct Storm {
     pub(crate) until: Instant,
     pub(crate) ledger: Ledger,
     pub(crate) random: Rng,
+    /// How much rarer everything is than it is by itself.
+    pub(crate) pace: u32,
 }
 
 impl Storm {
@@ -29,6 +31,11 @@ impl Storm {
         let next = Instant::now() + about.mul_f64(0.5 + self.random.f64());
         tokio::time::sleep_until(next.min(self.until)).await;
         next < self.until
+    }
+
+    /// Between two faults of a kind, at this storm's pace.
+    fn between(&self, interval: Duration) -> Duration {
+        interval * self.pace
     }
 
     fn note(&self, fault: &str) {

@@ -24,6 +24,10 @@ pub(crate) struct Plan {
     pub(crate) producers: u32,
     /// Commands a second of all of them together.
     pub(crate) rate: u32,
+    /// Commands a second of the stream.
+    pub(crate) stream: u32,
+    /// How long commands that have ended are kept, `None` for ever.
+    pub(crate) keep: Option<Duration>,
     /// Whether some get clocks that are hours off.
     pub(crate) clocks: bool,
 }
@@ -74,14 +78,19 @@ impl Fleet {
         let plan = &self.plan;
         let mut command = held_back(std::env::current_exe().context("cannot find this program")?);
         command.args(["process", "--url", &plan.url, "--name", name, "--ledgers"]).arg(&plan.folder);
-        let rate = plan.rate / (plan.workers + plan.producers).max(1);
+        let share = |rate: u32| u64::from(rate / (plan.workers + plan.producers).max(1));
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         for (option, value) in [
             ("--serial", u64::from(self.serial)),
             ("--seed", self.random.u64(..)),
-            ("--rate", u64::from(rate)),
-            ("--lease-ms", u64::try_from(plan.lease.as_millis()).unwrap_or(u64::MAX)),
+            ("--rate", share(plan.rate)),
+            ("--stream", share(plan.stream)),
+            ("--lease-ms", millis(plan.lease)),
         ] {
             command.args([option, &value.to_string()]);
+        }
+        if let Some(keep) = plan.keep {
+            command.args(["--keep-ms", &millis(keep).to_string()]);
         }
         if name.starts_with("producer") {
             command.arg("--only-append");
@@ -96,6 +105,12 @@ impl Fleet {
         let log = std::fs::File::options().create(true).append(true).open(plan.folder.join(format!("{name}.log")))?;
         command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::piped());
         Guarded::start(command, &Farewell { signal: Signal::KILL, whole_group: false, remove: None })
+    }
+
+    /// The process ids of the workers.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let workers = self.members.iter().filter(|member| member.name.starts_with("worker"));
+        workers.map(|member| member.process.pid()).collect()
     }
 
     /// Replaces who has died, and wakes who has slept long enough.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
+use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// The payload of every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub(crate) const RETRIES: u32 = 50;
 pub(crate) const BAD_RETRIES: u32 = 2;
 
 /// What all processes of a run set, producers too: options are taken at the append.
-pub(crate) fn builder(url: &str, lease: Duration) -> Builder {
+pub(crate) fn builder(url: &str, lease: Duration, keep: Option<Duration>) -> Builder {
     let policy =
         RetryPolicy::Exponential { first: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.1 };
     Orchestrator::builder()
@@ -44,20 +45,28 @@ pub(crate) fn builder(url: &str, lease: Duration) -> Builder {
         .default_retry_count(RETRIES)
         .default_timeout(Duration::from_secs(60))
         .shutdown_grace(Duration::from_secs(2))
-        .keep_completed(None)
-        .keep_failed(None)
+        .keep_completed(keep)
+        .keep_failed(keep)
 }
 
-/// The executors, each of which writes its beginning and its end into the ledger.
-pub(crate) fn register(mut builder: Builder, ledger: &Ledger) -> Builder {
-    builder = builder.service(ledger.clone());
+/// The executors, each of which writes its beginning and its end into the ledger; those of the stream are counted.
+pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>) -> Builder {
+    let pulse = Arc::clone(pulse);
+    builder = builder.service(ledger.clone()).executor(STREAMED, move |streamed: Streamed, _: Context| {
+        let pulse = Arc::clone(&pulse);
+        async move {
+            pulse.ended(streamed);
+            anyhow::Ok(())
+        }
+    });
     let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, FOLLOW_UP]);
     for key in keys {
         builder = builder.executor(key, move |job: Job, context: Context| async move {
             let ledger = context.service::<Ledger>()?;
             let Some(id) = context.command_id() else { bail!("a command without an id") };
             let execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt() };
-            execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt });
+            let is_deaf = key == "blocking";
+            execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt, is_deaf });
             run(key, job, &context, &execution).await
         });
     }

@@ -16,6 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::pulse::Beat;
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
@@ -30,8 +32,8 @@ pub(crate) enum Entry {
     RolledBack { id: Uuid },
     /// A cancel has returned; `at_once` when the command was not running.
     Canceled { id: Uuid, at_once: bool },
-    /// A handler has begun.
-    Started { id: Uuid, attempt: u32 },
+    /// A handler has begun; a deaf one cannot hear that it is told to stop.
+    Started { id: Uuid, attempt: u32, is_deaf: bool },
     /// A handler was told that its lease is lost, its time is up or it is canceled.
     Told { id: Uuid, attempt: u32 },
     /// A handler has ended, or its future was dropped.
@@ -42,6 +44,8 @@ pub(crate) enum Entry {
     Paused { process: String },
     /// The rig has let this process go on.
     Resumed { process: String },
+    /// What the process saw of the stream since the last beat.
+    Beat(Beat),
     /// Another fault, for the count.
     Fault { name: String },
 }
@@ -72,6 +76,16 @@ pub(crate) struct Record {
     pub(crate) at: u64,
     pub(crate) process: Arc<str>,
     pub(crate) entry: Entry,
+}
+
+impl Record {
+    /// The command that this record says was canceled.
+    pub(crate) const fn canceled(&self) -> Option<Uuid> {
+        match self.entry {
+            Entry::Canceled { id, .. } => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// A process's own file.

@@ -9,17 +9,34 @@ use fastrand::Rng;
 use orchestratum_core::{Appended, Canceled, Command, CommandId, Orchestrator};
 use sea_orm::ConnectionTrait as _;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::job::{BAD, BAD_RETRIES, DEADLY, FOLLOW_UP, GOOD, Job};
-use crate::ledger::{Entry, Ledger, Shape};
+use crate::ledger::{self, Entry, Ledger, Shape};
 use crate::process::Arguments;
+use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// Tasks that append at the same time.
 const TASKS: u32 = 4;
 /// Commands of one `append_all`.
 const BULK: u64 = 100;
+/// Commands of one `append_all` of the stream.
+const STREAM: u32 = 50;
 /// Unique keys: few, so that they meet.
 const UNIQUE_KEYS: u64 = 10;
+
+/// Appends plain commands at a steady rate until it is dropped; after an outage it does not make up for it.
+pub(crate) async fn stream(orchestrator: Orchestrator, pulse: Arc<Pulse>, rate: u32) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) * STREAM / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let streamed = Streamed { at: ledger::now() };
+        if orchestrator.append_all((0..STREAM).map(|_| (STREAMED, streamed))).await.is_ok() {
+            pulse.appended(u64::from(STREAM));
+        }
+    }
+}
 
 #[derive(Clone)]
 pub(crate) struct Load {

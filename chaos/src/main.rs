@@ -16,9 +16,12 @@ mod fleet;
 mod job;
 mod ledger;
 mod load;
+mod picture;
 mod process;
 mod proxy;
+mod pulse;
 mod rig;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -26,7 +29,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-struct Arguments {
+struct CommandLine {
     #[command(flatten)]
     rig: rig::Arguments,
     #[command(subcommand)]
@@ -41,7 +44,7 @@ enum Role {
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let arguments = CommandLine::parse();
     // More threads than cores: some handlers block theirs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(6).enable_all().build()?;
     let passed = match arguments.role {

@@ -2,6 +2,7 @@
 //! appends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,7 +10,8 @@ use orchestratum_core::{Orchestrator, shutdown_signal};
 
 use crate::job;
 use crate::ledger::{Entry, Ledger};
-use crate::load::Load;
+use crate::load::{self, Load};
+use crate::pulse::Pulse;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
@@ -31,6 +33,12 @@ pub(crate) struct Arguments {
     pub(crate) rate: u32,
     #[arg(long)]
     pub(crate) lease_ms: u64,
+    /// Commands of the stream to append in a second.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) stream: u32,
+    /// How long commands that have ended are kept; for ever if not named.
+    #[arg(long)]
+    pub(crate) keep_ms: Option<u64>,
     /// Runs no commands.
     #[arg(long)]
     pub(crate) only_append: bool,
@@ -50,10 +58,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     }
     let ledger = Ledger::create(&arguments.ledgers, &format!("{}-{}", arguments.name, std::process::id()))?;
     ledger.note(Entry::Began { serial: arguments.serial });
+    let pulse = Arc::new(Pulse::default());
     let orchestrator = tokio::select! {
-        orchestrator = connect(&arguments, &ledger) => orchestrator,
+        orchestrator = connect(&arguments, &ledger, &pulse) => orchestrator,
         () = &mut stop => return Ok(()),
     };
+    if arguments.stream > 0 {
+        tokio::spawn(load::stream(orchestrator.clone(), Arc::clone(&pulse), arguments.stream));
+        tokio::spawn(beat(ledger.clone(), pulse));
+    }
     let load = Load::new(orchestrator.clone(), ledger, &arguments);
     let loading = (arguments.rate > 0).then(|| tokio::spawn(async move { load.run().await }));
     let worker = (!arguments.only_append).then(|| orchestrator.start());
@@ -68,10 +81,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The database may be away when a process starts; whoever supervises it would start it again.
-async fn connect(arguments: &Arguments, ledger: &Ledger) -> Orchestrator {
+async fn connect(arguments: &Arguments, ledger: &Ledger, pulse: &Arc<Pulse>) -> Orchestrator {
     loop {
-        let mut builder = job::builder(&arguments.url, Duration::from_millis(arguments.lease_ms));
-        builder = if arguments.only_append { builder.client_only() } else { job::register(builder, ledger) };
+        let keep = arguments.keep_ms.map(Duration::from_millis);
+        let mut builder = job::builder(&arguments.url, Duration::from_millis(arguments.lease_ms), keep);
+        builder = if arguments.only_append { builder.client_only() } else { job::register(builder, ledger, pulse) };
         if arguments.poll_only {
             builder = builder.poll_only();
         }
@@ -79,5 +93,14 @@ async fn connect(arguments: &Arguments, ledger: &Ledger) -> Orchestrator {
             Ok(orchestrator) => return orchestrator,
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+/// Writes down every second what the process saw of the stream.
+async fn beat(ledger: Ledger, pulse: Arc<Pulse>) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        ledger.note(Entry::Beat(pulse.take()));
     }
 }

@@ -18,7 +18,9 @@ use crate::disk::SmallDisk;
 use crate::faults::{self, Storm};
 use crate::fleet::{Fleet, Plan};
 use crate::ledger::{self, Ledger};
+use crate::picture;
 use crate::proxy::Proxy;
+use crate::soak;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -34,9 +36,9 @@ pub(crate) struct Arguments {
     /// Repeats the faults of another run; drawn if not named.
     #[arg(long)]
     seed: Option<u64>,
-    /// Commands appended in a second.
-    #[arg(long, default_value_t = 600)]
-    rate: u32,
+    /// Commands appended in a second: 600 if not named, 4000 in a soak.
+    #[arg(long)]
+    rate: Option<u32>,
     /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     workers: Option<u32>,
@@ -45,6 +47,9 @@ pub(crate) struct Arguments {
     /// Where to write the reports, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to draw the curves of a soak on one database.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +68,9 @@ enum What {
     Disk,
     /// Nothing goes wrong, but there are fifty workers on one PostgreSQL.
     Fleet,
+    /// Everything that `all` has, twenty times rarer, under a steady stream and with ended commands removed: whether
+    /// memory, tables or waits grow. An hour is a good time.
+    Soak,
     /// Workers, database and network together.
     All,
 }
@@ -81,7 +89,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
             What::Network => *kind != DatabaseKind::Sqlite,
             What::Failover | What::Fleet => *kind == DatabaseKind::Postgres,
             What::Galera => *kind == DatabaseKind::Mariadb,
-            What::Workers | What::Database | What::Disk | What::All => true,
+            What::Workers | What::Database | What::Disk | What::Soak | What::All => true,
         };
         if !is_possible {
             continue;
@@ -118,7 +126,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         proxy = Some(started);
     }
     let mut random = Rng::with_seed(seed);
-    let is_fleet = arguments.what == What::Fleet;
+    let (is_fleet, is_soak) = (arguments.what == What::Fleet, arguments.what == What::Soak);
+    let of = |what: What| arguments.what == what || matches!(arguments.what, What::All | What::Soak);
     let workers = arguments.workers.unwrap_or(if is_fleet { 50 } else { 4 });
     let plan = Plan {
         url: wire.clone(),
@@ -126,15 +135,17 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
         producers: if is_fleet { 2 } else { workers.div_ceil(2) },
-        rate: arguments.rate,
-        clocks: matches!(arguments.what, What::Workers | What::All) && kind != DatabaseKind::Sqlite,
+        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(600) },
+        stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
+        keep: is_soak.then_some(soak::KEEP),
+        clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
     };
     let processes = usize::try_from(plan.workers + plan.producers)?;
     let fleet = Arc::new(Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?));
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork() };
-    let of = |what: What| arguments.what == what || arguments.what == What::All;
+    let pace = if is_soak { soak::PACE } else { 1 };
+    let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork(), pace };
     // In a task of its own: while a server starts the others wait, and who has died must be written down at once.
     let (workers, are_attacked, attacked) = (storm(), of(What::Workers), Arc::clone(&fleet));
     let workers = tokio::spawn(async move {
@@ -173,13 +184,17 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     };
     let watch = storm();
     let watch = async { if is_fleet { crowd::most_connections(watch, &url).await } else { Ok(0) } };
-    let ((), (), (), most_connections) = tokio::try_join!(workers, network, server, watch)?;
+    let (soaked, fleet_of_soak) = (storm(), Arc::clone(&fleet));
+    let soaked = async { if is_soak { soak::watch(soaked, kind, &url, &fleet_of_soak).await } else { Ok(Vec::new()) } };
+    let ((), (), (), most_connections, samples) = tokio::try_join!(workers, network, server, watch, soaked)?;
+    drop(fleet_of_soak);
 
     let fleet = Arc::into_inner(fleet).context("the faults are over")?;
     let mut unwell = fleet.into_inner().stop(Duration::from_secs(60))?;
-    let calm = Plan { rate: 0, producers: 0, clocks: false, ..plan };
+    let calm = Plan { rate: 0, stream: 0, producers: 0, clocks: false, ..plan };
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
-    let for_ever = Storm { until: Instant::now() + STANDSTILL * 100, ledger: ledger.clone(), random: random.fork() };
+    let until = Instant::now() + STANDSTILL * 100;
+    let for_ever = Storm { until, ledger: ledger.clone(), random: random.fork(), pace: 1 };
     let drained = async {
         let drained = drain(&wire).await?;
         let crowd = if is_fleet && drained { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
@@ -192,7 +207,17 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
 
     let records = ledger::read(folder.path())?;
-    let mut report = check::check(&wire, &records).await?;
+    let mut report =
+        if is_soak { check::check_what_is_kept(&wire, &records).await? } else { check::check(&wire, &records).await? };
+    if is_soak {
+        let windows = soak::windows(&records, &samples);
+        report.counts.extend(soak::counts(&windows));
+        report.violations.extend(soak::drifts(&windows, arguments.seconds));
+        if let Some(path) = &arguments.svg {
+            let picture = picture::draw(&name, soak::garbage(kind), &windows, &soak::deaths(&records));
+            std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
     if is_fleet {
         report.counts.extend(crowd.into_iter().chain(crowd::shares(&records)));
         report.counts.insert("connections at most", most_connections);

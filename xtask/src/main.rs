@@ -10,7 +10,7 @@ mod results;
 mod test;
 mod watch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
@@ -30,7 +30,7 @@ enum Task {
     Bench(bench::Arguments),
     /// Try to break the guarantees.
     Chaos(chaos::Arguments),
-    /// Check formatting, lints, documentation, and each database feature alone.
+    /// Check formatting, lints, documentation, licences and sources of dependencies, and each database feature alone.
     Ci,
 }
 
@@ -60,6 +60,11 @@ fn cargo() -> std::ffi::OsString {
 fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 /// A cargo command in the workspace's folder.

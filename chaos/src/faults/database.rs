@@ -11,14 +11,16 @@ use tokio::time::Instant;
 
 use super::Storm;
 
+/// As the ledger has it.
+pub(crate) const KILL: &str = "kill -9 of the server";
 const KILLS: Duration = Duration::from_secs(20);
 
 pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, url: &str) -> Result<()> {
-    let mut next_kill = Instant::now() + KILLS / 2;
-    while storm.lull(Duration::from_secs(4)).await {
+    let mut next_kill = Instant::now() + storm.between(KILLS) / 2;
+    while storm.lull(storm.between(Duration::from_secs(4))).await {
         if next_kill <= Instant::now() {
-            next_kill = Instant::now() + KILLS;
-            storm.note("kill -9 of the server");
+            next_kill = Instant::now() + storm.between(KILLS);
+            storm.note(KILL);
             block_in_place(|| server.kill())?;
             tokio::time::sleep(storm.millis(0..4_000)).await;
             block_in_place(|| server.start_again())?;

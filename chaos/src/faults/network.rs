@@ -8,7 +8,7 @@ use super::Storm;
 use crate::proxy::{Proxy, Weather};
 
 pub(crate) async fn rage(mut storm: Storm, proxy: &Proxy) -> Result<()> {
-    while storm.lull(Duration::from_secs(6)).await {
+    while storm.lull(storm.between(Duration::from_secs(6))).await {
         match storm.random.u8(..4) {
             0 => {
                 storm.note("connections were cut");

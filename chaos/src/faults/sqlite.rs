@@ -10,7 +10,7 @@ use super::Storm;
 
 pub(crate) async fn rage(mut storm: Storm, url: &str, file: &Path) -> Result<()> {
     let mut copies = 0;
-    while storm.lull(Duration::from_secs(4)).await {
+    while storm.lull(storm.between(Duration::from_secs(4))).await {
         let time = storm.millis(500..4_000);
         match storm.random.u8(..3) {
             0 => {

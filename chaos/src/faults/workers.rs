@@ -14,7 +14,7 @@ const PAUSES: Duration = Duration::from_secs(15);
 const DEPLOYS: Duration = Duration::from_secs(12);
 
 pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
-    let mut next = [KILLS, PAUSES, DEPLOYS].map(|interval| Instant::now() + interval);
+    let mut next = [KILLS, PAUSES, DEPLOYS].map(|interval| Instant::now() + storm.between(interval));
     while storm.lull(Duration::from_millis(100)).await {
         let mut fleet = fleet.lock().await;
         fleet.tend()?;
@@ -22,7 +22,7 @@ pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
         let mut is_time = |index: usize, interval: Duration| {
             let is_time = next[index] <= now;
             if is_time {
-                next[index] = now + interval.mul_f64(0.5 + storm.random.f64());
+                next[index] = now + storm.between(interval).mul_f64(0.5 + storm.random.f64());
             }
             is_time
         };

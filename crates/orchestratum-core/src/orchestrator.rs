@@ -173,9 +173,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::InvalidConfig`] for a name that no queue can have; [`Error::Database`].
     pub async fn pause(&self, queue: &str) -> Result<()> {
-        if let Some(problem) = name_problem(queue) {
-            return crate::config::invalid("queue", format!("{problem}; names have 1 to {MAX_KEY_BYTES} bytes"));
-        }
+        check_queue(queue)?;
         self.shared.store.pause(queue).await?;
         tracing::info!(name: "orchestratum.pause", queue, "paused");
         self.shared.wake.survey();
@@ -185,8 +183,9 @@ impl Orchestrator {
     /// Lets workers claim from this queue again.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::InvalidConfig`] for a name that no queue can have; [`Error::Database`].
     pub async fn resume(&self, queue: &str) -> Result<()> {
+        check_queue(queue)?;
         self.shared.store.resume(queue).await?;
         tracing::info!(name: "orchestratum.resume", queue, "resumed");
         self.shared.wake.survey();
@@ -256,4 +255,11 @@ impl Orchestrator {
 #[doc(hidden)]
 pub fn missing_service<T: ?Sized>(wanted_by: impl Into<String>) -> Error {
     Error::MissingService { service: std::any::type_name::<T>(), wanted_by: wanted_by.into() }
+}
+
+fn check_queue(name: &str) -> Result<()> {
+    match name_problem(name) {
+        Some(problem) => crate::config::invalid("queue", format!("{problem}; names have 1 to {MAX_KEY_BYTES} bytes")),
+        None => Ok(()),
+    }
 }

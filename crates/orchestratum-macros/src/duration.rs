@@ -40,7 +40,28 @@ fn read(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proc_macro2::Span;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_duration_or_is_refused(text in prop_oneof![any::<String>(), "[0-9]{0,25}(ms|[dhms é])?[0-9]{0,3}[dhms]?"]) {
+            let literal = LitStr::new(&text, Span::call_site());
+            if let Ok(duration) = parse(&literal) {
+                prop_assert!(!duration.is_zero() && duration <= LONGEST);
+            }
+        }
+
+        #[test]
+        fn a_sum_of_units_is_read_as_it_is_written(counts in prop::array::uniform5(0_u64..1_000)) {
+            let written = |(count, (unit, _)): (&u64, &(&str, u64))| format!("{count}{unit}");
+            let text: String = counts.iter().zip(&UNITS).map(written).collect();
+            let millis = counts.iter().zip(&UNITS).map(|(count, (_, millis))| count * millis).sum();
+            prop_assert_eq!(read(&text), Some(Duration::from_millis(millis)));
+        }
+    }
 
     #[test]
     fn durations_are_read_with_larger_units_first() {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::database::Kind;
-use crate::{cargo, workspace};
+use crate::{cargo, target, workspace};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
@@ -94,11 +94,11 @@ impl Program {
         match self.build {
             Build::Ours => {
                 cargo_build(&workspace().join("Cargo.toml"), &["-p", "orchestratum-benchmarks"], None)?;
-                Ok(vec![target(None).join("release").join(binary).display().to_string()])
+                Ok(vec![target().join("release").join(binary).display().to_string()])
             }
             Build::Rust => {
                 // One folder for all of them, outside of ours: they share most of what they depend on.
-                let target = target(Some("peers"));
+                let target = target().join("peers");
                 cargo_build(&peers.join(self.name).join("Cargo.toml"), &["--locked"], Some(&target))?;
                 Ok(vec![target.join("release").join(binary).display().to_string()])
             }
@@ -113,11 +113,6 @@ impl Program {
             }
         }
     }
-}
-
-fn target(subfolder: Option<&str>) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    subfolder.map_or(target.clone(), |folder| target.join(folder))
 }
 
 fn cargo_build(manifest: &std::path::Path, arguments: &[&str], target: Option<&PathBuf>) -> Result<()> {

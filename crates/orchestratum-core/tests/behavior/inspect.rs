@@ -3,11 +3,31 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use orchestratum_core::{Context, Error, Filter, Orchestrator, Order, Page, State, entity};
+use orchestratum_core::{CommandId, Context, Error, Filter, Orchestrator, Order, Page, State, entity};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use time::OffsetDateTime;
 
 use crate::harness::{Backend, on_every_backend, skip, until};
 use crate::rows::number;
+
+/// What statements, patterns, collations and lengths stumble over, or anything.
+fn hostile_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[aA%_'\"\\\\ ]{0,4}",
+        "[a-zéЖ🦀\u{0}\u{feff}\u{200d}]{1,6}",
+        "(' OR '1'='1|\\$1|\\?|:a|;--|/\\*|\\{\\}|NULL|0){1,3}",
+        "[aé]{180,200}",
+        any::<String>(),
+    ]
+}
+
+async fn list(orchestrator: &Orchestrator, filter: Filter) -> Vec<CommandId> {
+    let page = Page::default().limit(1_000);
+    orchestrator.list(filter, page).await.unwrap().into_iter().map(|command| command.id).collect()
+}
 
 on_every_backend! {
     async fn a_list_is_filtered_sorted_and_read_in_pages(world) {
@@ -41,6 +61,45 @@ on_every_backend! {
         let middle = orchestrator.get(ids[12]).await.unwrap().unwrap().created_at;
         let (from, before) = (Filter::all().created_from(middle), Filter::all().created_before(middle));
         assert_eq!(count(from).await + count(before).await, 25);
+    }
+
+    /// Texts and instants drawn at random, the same in each run; `PROPTEST_CASES` draws more of them.
+    async fn whatever_is_appended_is_found_by_exactly_its_own_names_or_was_refused(world) {
+        let (orchestrator, mut runner) = (world.client().await, TestRunner::deterministic());
+        let mut appended: Vec<(CommandId, [String; 2])> = Vec::new();
+        for _ in 0..runner.config().cases / 4 {
+            let drawn = (hostile_text(), hostile_text(), hostile_text(), any::<i64>());
+            let (key, queue, payload, instant) = drawn.new_tree(&mut runner).unwrap().current();
+            match orchestrator.append((key.clone(), payload.clone())).queue(&queue).unique(format!("{key}{queue}")).await {
+                Ok(command) => {
+                    let found = orchestrator.get(command.id()).await.unwrap().unwrap();
+                    assert_eq!((&found.key, &found.queue), (&key, &queue));
+                    assert_eq!(serde_json::from_str::<String>(&found.payload).unwrap(), payload);
+                    if command.is_new() {
+                        appended.push((command.id(), [key, queue]));
+                    }
+                }
+                Err(Error::InvalidCommand { option, .. }) => {
+                    assert!(["key", "queue", "unique"].contains(&option), "{option}");
+                    // Also as a filter it is data.
+                    assert!(list(&orchestrator, Filter::all().key(&key).queue(&queue)).await.is_empty(), "{key:?}");
+                }
+                Err(error) => panic!("{key:?}, {queue:?}: {error}"),
+            }
+            let instant = OffsetDateTime::from_unix_timestamp(instant % 253_402_300_799).unwrap();
+            let halves = [Filter::all().created_before(instant), Filter::all().created_from(instant)];
+            let [before, from] = [&halves[0], &halves[1]].map(|half| list(&orchestrator, half.clone()));
+            assert_eq!(before.await.len() + from.await.len(), appended.len(), "{instant}");
+        }
+        assert!(appended.len() > 10);
+        for (_, [key, queue]) in &appended {
+            let mut found = list(&orchestrator, Filter::all().key(key).queue(queue)).await;
+            let wanted = appended.iter().filter(|(_, names)| names == &[key.as_str(), queue]);
+            let mut wanted: Vec<CommandId> = wanted.map(|(id, _)| *id).collect();
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(found, wanted, "{key:?}, {queue:?}");
+        }
     }
 
     async fn stats_count_what_there_is(world) {

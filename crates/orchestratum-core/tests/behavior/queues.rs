@@ -112,7 +112,10 @@ on_every_backend! {
         assert!(mail.paused && mail.due == 1);
         orchestrator.resume("mail").await.unwrap();
         orchestrator.wait::<()>(paused).await.unwrap();
-        assert!(matches!(orchestrator.pause("").await, Err(Error::InvalidConfig { .. })));
+        for impossible in ["", "a\0b"] {
+            assert!(matches!(orchestrator.pause(impossible).await, Err(Error::InvalidConfig { .. })));
+            assert!(matches!(orchestrator.resume(impossible).await, Err(Error::InvalidConfig { .. })));
+        }
         worker.shutdown().await.unwrap();
     }
 

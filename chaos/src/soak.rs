@@ -1,0 +1,234 @@
+//! A long run with few faults: whether anything grows that should not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, Statement};
+use tokio::sync::Mutex;
+
+use crate::crowd::Counts;
+use crate::database::DatabaseKind;
+use crate::faults::{Storm, database};
+use crate::fleet::Fleet;
+use crate::ledger::{self, Entry, Record};
+use crate::pulse::Beat;
+
+/// How much rarer faults are than in a storm.
+pub(crate) const PACE: u32 = 20;
+/// How long ended commands are kept.
+pub(crate) const KEEP: Duration = Duration::from_secs(60);
+/// Commands a second, of all kinds, beside the stream.
+pub(crate) const MIXTURE: u32 = 60;
+/// Between two points of a curve.
+const WINDOW: Duration = Duration::from_secs(5);
+/// A run shorter than this has no steady state that could be looked at.
+const LONG: u64 = 600;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What the database and the workers held at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    at: u64,
+    /// Resident memory of the largest worker.
+    worker_mib: f64,
+    tables_mib: f64,
+    /// Zero where they are within the tables' files.
+    indexes_mib: f64,
+    garbage: f64,
+}
+
+/// One point of each curve.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Window {
+    pub(crate) minute: f64,
+    pub(crate) ended_per_s: f64,
+    pub(crate) p50_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
+    pub(crate) worker_mib: Option<f64>,
+    pub(crate) tables_mib: Option<f64>,
+    pub(crate) indexes_mib: Option<f64>,
+    pub(crate) garbage: Option<f64>,
+}
+
+/// What waits to be thrown away, as each database counts it.
+pub(crate) fn garbage(kind: DatabaseKind) -> &'static str {
+    match kind {
+        DatabaseKind::Postgres => "dead rows",
+        DatabaseKind::Mariadb => "transactions whose old rows are not purged",
+        DatabaseKind::Sqlite => "free pages",
+    }
+}
+
+/// Looks at the database and at the workers until the time is up.
+pub(crate) async fn watch(
+    mut storm: Storm,
+    kind: DatabaseKind,
+    url: &str,
+    fleet: &Mutex<Fleet>,
+) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    while storm.lull(WINDOW / 2).await {
+        let pids = fleet.lock().await.workers();
+        let worker_mib = pids.into_iter().filter_map(resident_mib).fold(0.0, f64::max);
+        // A server that is away has no sizes.
+        if let Ok([tables, indexes, garbage]) = sizes(kind, url).await {
+            let (tables_mib, indexes_mib) = (tables / MIB, indexes / MIB);
+            samples.push(Sample { at: ledger::now(), worker_mib, tables_mib, indexes_mib, garbage });
+        }
+    }
+    Ok(samples)
+}
+
+/// Bytes of tables, bytes of indexes, and what [`garbage`] names.
+async fn sizes(kind: DatabaseKind, url: &str) -> Result<[f64; 3]> {
+    let sql = match kind {
+        DatabaseKind::Postgres => {
+            "SELECT sum(pg_table_size(relid))::float8, sum(pg_indexes_size(relid))::float8, sum(n_dead_tup)::float8 \
+             FROM pg_stat_user_tables WHERE relname LIKE 'orchestratum%'"
+        }
+        DatabaseKind::Mariadb => {
+            "SELECT CAST(sum(file_size) AS DOUBLE), CAST(0 AS DOUBLE), \
+             (SELECT CAST(count AS DOUBLE) FROM information_schema.innodb_metrics WHERE name = 'trx_rseg_history_len') \
+             FROM information_schema.innodb_sys_tablespaces WHERE name LIKE 'chaos/orchestratum%'"
+        }
+        DatabaseKind::Sqlite => {
+            "SELECT CAST(page_count * page_size AS REAL), 0.0, CAST(freelist_count AS REAL) \
+             FROM pragma_page_count, pragma_page_size, pragma_freelist_count"
+        }
+    };
+    let mut options = ConnectOptions::new(url);
+    let patience = Duration::from_secs(3);
+    options.max_connections(1).acquire_timeout(patience).connect_timeout(patience).sqlx_logging(false);
+    let connection = sea_orm::Database::connect(options).await?;
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    let row = tokio::time::timeout(patience, connection.query_one_raw(statement)).await??.context("no sizes")?;
+    let sizes = [row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?];
+    connection.close().await?;
+    Ok(sizes)
+}
+
+fn resident_mib(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0)
+}
+
+fn beats(records: &[Record]) -> impl Iterator<Item = (u64, &Beat)> {
+    records.iter().filter_map(|record| match &record.entry {
+        Entry::Beat(beat) => Some((record.at, beat)),
+        _ => None,
+    })
+}
+
+/// The minutes from the first beat at which the server died.
+pub(crate) fn deaths(records: &[Record]) -> Vec<f64> {
+    let begun = beats(records).next().map_or(0, |(at, _)| at);
+    let deaths = records.iter().filter(|record| match &record.entry {
+        Entry::Fault { name } => name == database::KILL,
+        _ => false,
+    });
+    deaths.map(|record| Duration::from_nanos(record.at.saturating_sub(begun)).as_secs_f64() / 60.0).collect()
+}
+
+/// The curves, from the first beat to the last.
+pub(crate) fn windows(records: &[Record], samples: &[Sample]) -> Vec<Window> {
+    let begun = beats(records).next().map_or(0, |(at, _)| at);
+    let window = |at: u64| Duration::from_nanos(at.saturating_sub(begun)).as_secs() / WINDOW.as_secs();
+    let mut sums: BTreeMap<u64, Beat> = BTreeMap::new();
+    beats(records).for_each(|(at, beat)| sums.entry(window(at)).or_default().merge(beat));
+    // The last one is cut off by the end.
+    sums.pop_last();
+    let held: BTreeMap<u64, &Sample> = samples.iter().map(|sample| (window(sample.at), sample)).collect();
+    let of = |number: u64, sum: &Beat| {
+        let sample = held.get(&number);
+        Window {
+            minute: lossy(number * WINDOW.as_secs()) / 60.0,
+            ended_per_s: lossy(sum.times.count()) / WINDOW.as_secs_f64(),
+            p50_ms: sum.times.quantile(0.5),
+            p99_ms: sum.times.quantile(0.99),
+            worker_mib: sample.map(|sample| sample.worker_mib),
+            tables_mib: sample.map(|sample| sample.tables_mib),
+            indexes_mib: sample.map(|sample| sample.indexes_mib),
+            garbage: sample.map(|sample| sample.garbage),
+        }
+    };
+    sums.iter().map(|(number, sum)| of(*number, sum)).collect()
+}
+
+/// A curve that must stay where it is, and how much more is noise.
+struct Curve {
+    name: &'static str,
+    value: fn(&Window) -> Option<f64>,
+    slack: f64,
+}
+
+const CURVES: [Curve; 5] = [
+    Curve { name: "ms to the end, 99th percentile", value: |window| window.p99_ms, slack: 20.0 },
+    Curve { name: "ms to the end, median", value: |window| window.p50_ms, slack: 5.0 },
+    Curve { name: "MiB of the largest worker", value: |window| window.worker_mib, slack: 4.0 },
+    Curve { name: "MiB of tables", value: |window| window.tables_mib, slack: 16.0 },
+    Curve { name: "MiB of indexes", value: |window| window.indexes_mib, slack: 16.0 },
+];
+
+/// What has grown between the second quarter of the run and the last: medians by more than a quarter.
+pub(crate) fn drifts(windows: &[Window], seconds: u64) -> Vec<String> {
+    if seconds < LONG {
+        return Vec::new();
+    }
+    let quarter = windows.len() / 4;
+    let (early, late) = (&windows[quarter..2 * quarter], &windows[3 * quarter..]);
+    let grown = CURVES.iter().filter_map(|curve| {
+        let (before, after) = (median(early, curve.value)?, median(late, curve.value)?);
+        (after > 1.25 * before + curve.slack).then(|| format!("{} grew from {before:.1} to {after:.1}", curve.name))
+    });
+    grown.collect()
+}
+
+/// The figures of a report, medians over the windows.
+pub(crate) fn counts(windows: &[Window]) -> Counts {
+    let whole = |value: fn(&Window) -> Option<f64>| median(windows, value).map_or(0, whole);
+    Counts::from([
+        ("commands of the stream ended a second", whole(|window| Some(window.ended_per_s))),
+        ("ms of theirs to the end, median", whole(|window| window.p50_ms)),
+        ("ms of theirs to the end, 99th percentile", whole(|window| window.p99_ms)),
+        ("MiB of the largest worker", whole(|window| window.worker_mib)),
+        ("MiB of tables", whole(|window| window.tables_mib)),
+        ("MiB of indexes", whole(|window| window.indexes_mib)),
+    ])
+}
+
+fn median(windows: &[Window], value: fn(&Window) -> Option<f64>) -> Option<f64> {
+    let mut values: Vec<f64> = windows.iter().filter_map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a report")]
+fn whole(value: f64) -> usize {
+    value.round().max(0.0) as usize
+}
+
+#[allow(clippy::cast_precision_loss, reason = "points of a curve")]
+fn lossy(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(worker_mib: impl Fn(u32) -> f64) -> Vec<Window> {
+        (0..100).map(|number| Window { worker_mib: Some(worker_mib(number)), ..Window::default() }).collect()
+    }
+
+    #[test]
+    fn growth_is_a_drift_and_noise_is_none() {
+        let growing = holding(|number| 20.0 + f64::from(number) / 2.0);
+        assert_eq!(drifts(&growing, LONG), ["MiB of the largest worker grew from 38.5 to 63.5"]);
+        assert!(drifts(&growing, LONG - 1).is_empty());
+        let noisy = holding(|number| 20.0 + f64::from(number % 7));
+        assert!(drifts(&noisy, LONG).is_empty());
+    }
+}
