@@ -16,8 +16,8 @@ use crate::ledger::{Entry, Ledger};
 /// What all processes of a fleet are started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// The address of the database.
-    pub(crate) url: String,
+    /// The address of the database for each of them, the workers first.
+    pub(crate) urls: Vec<String>,
     pub(crate) folder: PathBuf,
     pub(crate) lease: Duration,
     pub(crate) workers: u32,
@@ -59,25 +59,26 @@ impl Fleet {
     pub(crate) fn start(plan: Plan, ledger: Ledger, random: Rng) -> Result<Self> {
         let mut fleet = Self { plan, ledger, members: Vec::new(), random, serial: 0 };
         for number in 0..fleet.plan.workers {
-            fleet.add(format!("worker-{number}"))?;
+            fleet.add(format!("worker-{number}"), number)?;
         }
         for number in 0..fleet.plan.producers {
-            fleet.add(format!("producer-{number}"))?;
+            fleet.add(format!("producer-{number}"), fleet.plan.workers + number)?;
         }
         Ok(fleet)
     }
 
-    fn add(&mut self, name: String) -> Result<()> {
-        let process = self.spawn(&name)?;
+    fn add(&mut self, name: String, number: u32) -> Result<()> {
+        let index = usize::try_from(number)?;
+        let process = self.spawn(&name, index)?;
         self.members.push(Member { name, process, paused_until: None });
         Ok(())
     }
 
-    fn spawn(&mut self, name: &str) -> Result<Guarded> {
+    fn spawn(&mut self, name: &str, index: usize) -> Result<Guarded> {
         self.serial += 1;
         let plan = &self.plan;
         let mut command = held_back(std::env::current_exe().context("cannot find this program")?);
-        command.args(["process", "--url", &plan.url, "--name", name, "--ledgers"]).arg(&plan.folder);
+        command.args(["process", "--url", &plan.urls[index], "--name", name, "--ledgers"]).arg(&plan.folder);
         let share = |rate: u32| u64::from(rate / (plan.workers + plan.producers).max(1));
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         for (option, value) in [
@@ -120,7 +121,7 @@ impl Fleet {
             if member.process.ended()?.is_some() {
                 self.ledger.note(Entry::Died { process: member.ledger_name() });
                 let name = member.name.clone();
-                let process = self.spawn(&name)?;
+                let process = self.spawn(&name, index)?;
                 self.members[index] = Member { name, process, paused_until: None };
             } else if member.paused_until.is_some_and(|until| until <= Instant::now()) {
                 member.process.signal(Signal::CONT)?;
@@ -140,7 +141,7 @@ impl Fleet {
         member.process.signal(Signal::KILL)?;
         member.process.wait(Duration::from_secs(30))?;
         let name = member.name.clone();
-        let process = self.spawn(&name)?;
+        let process = self.spawn(&name, index)?;
         self.members[index] = Member { name, process, paused_until: None };
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A wire between the processes and the server that can be cut, silenced and slowed down.
+//! Wires between the processes and the server that can be cut, silenced and slowed down.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fastrand::Rng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +20,42 @@ pub(crate) enum Weather {
     Slow(Duration),
     /// Nothing comes through, for as long as it lasts.
     Still,
+}
+
+/// A wire for each process, so that one can be cut off while the others are not.
+#[derive(Debug)]
+pub(crate) struct Wires(Vec<Proxy>);
+
+impl Wires {
+    pub(crate) async fn start(target: u16, count: usize) -> Result<Self> {
+        let mut wires = Vec::new();
+        for _ in 0..count {
+            wires.push(Proxy::start(target).await?);
+        }
+        Ok(Self(wires))
+    }
+
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().map(|wire| wire.port)
+    }
+
+    pub(crate) fn all(&self) -> &[Proxy] {
+        &self.0
+    }
+
+    /// One of them.
+    pub(crate) fn draw(&self, random: &mut Rng) -> &[Proxy] {
+        let index = random.usize(..self.0.len());
+        &self.0[index..=index]
+    }
+
+    /// Leads to another server from now on, as a balancer does that has found the primary gone.
+    pub(crate) fn lead_to(&self, target: u16) {
+        for wire in &self.0 {
+            wire.target.store(target, Ordering::Relaxed);
+            wire.cut();
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +72,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn start(target: u16) -> Result<Self> {
+    async fn start(target: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a proxy")?;
         let proxy = Self {
             port: listener.local_addr()?.port(),
@@ -47,16 +84,6 @@ impl Proxy {
         };
         tokio::spawn(proxy.clone().listen(listener));
         Ok(proxy)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Leads to another server from now on, as a balancer does that has found the primary gone.
-    pub(crate) fn lead_to(&self, target: u16) {
-        self.target.store(target, Ordering::Relaxed);
-        self.cut();
     }
 
     pub(crate) fn weather(&self, weather: Weather) {

@@ -19,7 +19,7 @@ use crate::faults::{self, Storm};
 use crate::fleet::{Fleet, Plan};
 use crate::ledger::{self, Ledger};
 use crate::picture;
-use crate::proxy::Proxy;
+use crate::proxy::Wires;
 use crate::soak;
 
 #[derive(Debug, clap::Args)]
@@ -118,29 +118,34 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         _ => Database::start(kind, disk.as_ref().map(SmallDisk::path)).await?,
     };
     let url = database.url();
-    // The wire to the server, which the processes share; who has no server has a file.
-    let (mut proxy, mut wire) = (None, url.clone());
-    if let Some(port) = database.port() {
-        let started = Proxy::start(port).await?;
-        wire = url.replace(&format!(":{port}/"), &format!(":{}/", started.port()));
-        proxy = Some(started);
-    }
     let mut random = Rng::with_seed(seed);
     let (is_fleet, is_soak) = (arguments.what == What::Fleet, arguments.what == What::Soak);
     let of = |what: What| arguments.what == what || matches!(arguments.what, What::All | What::Soak);
     let workers = arguments.workers.unwrap_or(if is_fleet { 50 } else { 4 });
+    let producers = if is_fleet { 2 } else { workers.div_ceil(2) };
+    let processes = usize::try_from(workers + producers)?;
+    // Who has no server has a file, and no wire to it.
+    let (wires, urls) = match database.port() {
+        None => (None, vec![url.clone(); processes]),
+        Some(port) => {
+            let wires = Wires::start(port, processes).await?;
+            let of = |wire: u16| url.replace(&format!(":{port}/"), &format!(":{wire}/"));
+            let urls = wires.ports().map(of).collect();
+            (Some(wires), urls)
+        }
+    };
+    let wire = urls[0].clone();
     let plan = Plan {
-        url: wire.clone(),
+        urls,
         folder: folder.path().to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
-        producers: if is_fleet { 2 } else { workers.div_ceil(2) },
+        producers,
         rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(600) },
         stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
         keep: is_soak.then_some(soak::KEEP),
         clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
     };
-    let processes = usize::try_from(plan.workers + plan.producers)?;
     let fleet = Arc::new(Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?));
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
@@ -158,20 +163,20 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let workers = async { workers.await? };
     let network = storm();
     let network = async {
-        match &proxy {
-            Some(proxy) if of(What::Network) => faults::network::rage(network, proxy).await,
+        match &wires {
+            Some(wires) if of(What::Network) => faults::network::rage(network, wires).await,
             _ => Ok(()),
         }
     };
     let server = storm();
     let file = database.file();
     let server = async {
-        match (&mut database, &proxy, &disk) {
+        match (&mut database, &wires, &disk) {
             (Database::Sqlite(_), _, Some(disk)) => faults::disk::rage(server, disk).await,
             (Database::Postgres(postgres), _, Some(disk)) => faults::disk::rage_below(server, disk, postgres).await,
             (Database::MariaDb(mariadb), _, Some(disk)) => faults::disk::rage_below(server, disk, mariadb).await,
-            (Database::Pair(pair), Some(proxy), _) => faults::failover::rage(server, pair, proxy).await,
-            (Database::Galera(cluster), Some(proxy), _) => faults::galera::rage(server, cluster, proxy).await,
+            (Database::Pair(pair), Some(wires), _) => faults::failover::rage(server, pair, wires).await,
+            (Database::Galera(cluster), Some(wires), _) => faults::galera::rage(server, cluster, wires).await,
             (Database::Sqlite(_), ..) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
             (Database::Postgres(postgres), ..) if of(What::Database) => {
                 faults::database::rage(server, postgres, &url).await

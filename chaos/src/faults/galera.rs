@@ -7,15 +7,15 @@ use orchestratum_testbed::{DatabaseServer as _, Galera, MariaDb};
 use tokio::task::block_in_place;
 
 use super::Storm;
-use crate::proxy::Proxy;
+use crate::proxy::Wires;
 
 const KILLS: Duration = Duration::from_secs(15);
 
 /// What the certification of writes has refused, as the nodes count it.
 pub(crate) const CONFLICT: &str = "conflict of two nodes";
 
-/// The proxy leads to one node until that dies, and then to its neighbor, as a balancer with stand-ins does.
-pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, proxy: &Proxy) -> Result<()> {
+/// The wires lead to one node until that dies, and then to its neighbor, as a balancer with stand-ins does.
+pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, wires: &Wires) -> Result<()> {
     let (count, mut writer) = (cluster.nodes().len(), 0);
     while storm.lull(KILLS).await {
         // The one that is written to more often than not.
@@ -26,7 +26,7 @@ pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, proxy: &Proxy) 
         if node == writer {
             tokio::time::sleep(storm.millis(0..3_000)).await;
             writer = (node + 1) % count;
-            proxy.lead_to(cluster.nodes()[writer].port());
+            wires.lead_to(cluster.nodes()[writer].port());
         }
         tokio::time::sleep(storm.millis(0..5_000)).await;
         block_in_place(|| cluster.rejoin(node))?;
