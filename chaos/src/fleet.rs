@@ -1,7 +1,7 @@
 //! The worker and producer processes of a run: started, killed, paused, replaced.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -97,8 +97,11 @@ impl Fleet {
             command.arg("--only-append");
         }
         if let (true, Some(shifter)) = (plan.clocks && self.random.u8(..) < 80, install::clock_shifter()) {
-            let hours = self.random.i32(-12..12);
-            command.env("LD_PRELOAD", shifter).env("FAKETIME", format!("{hours:+}h"));
+            let clock = plan.folder.join(format!("{name}.clock"));
+            set_clock(&clock, self.random.i32(-12..12))?;
+            // Read again each second.
+            command.env("LD_PRELOAD", shifter).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("FAKETIME_CACHE_DURATION", "1");
             // Only the calendar is shifted: the ledger wants a clock that all share.
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
             self.ledger.note(Entry::Fault { name: "a clock was off".to_owned() });
@@ -143,6 +146,17 @@ impl Fleet {
         let name = member.name.clone();
         let process = self.spawn(&name, index)?;
         self.members[index] = Member { name, process, paused_until: None };
+        Ok(())
+    }
+
+    /// A clock that is off already is off by other hours at once.
+    pub(crate) fn jump(&mut self) -> Result<()> {
+        let index = self.random.usize(..self.members.len());
+        let clock = self.plan.folder.join(format!("{}.clock", self.members[index].name));
+        if clock.exists() {
+            self.ledger.note(Entry::Fault { name: "a clock jumped".to_owned() });
+            set_clock(&clock, self.random.i32(-12..12))?;
+        }
         Ok(())
     }
 
@@ -197,4 +211,11 @@ impl Fleet {
         }
         Ok(unwell)
     }
+}
+
+/// Renamed into place: whoever reads it meanwhile sees one or the other.
+fn set_clock(clock: &Path, hours: i32) -> Result<()> {
+    let next = clock.with_extension("next");
+    std::fs::write(&next, format!("{hours:+}h\n"))?;
+    Ok(std::fs::rename(next, clock)?)
 }

@@ -12,9 +12,10 @@ use crate::fleet::Fleet;
 const KILLS: Duration = Duration::from_secs(2);
 const PAUSES: Duration = Duration::from_secs(15);
 const DEPLOYS: Duration = Duration::from_secs(12);
+const JUMPS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
-    let mut next = [KILLS, PAUSES, DEPLOYS].map(|interval| Instant::now() + storm.between(interval));
+    let mut next = [KILLS, PAUSES, DEPLOYS, JUMPS].map(|interval| Instant::now() + storm.between(interval));
     while storm.lull(Duration::from_millis(100)).await {
         let mut fleet = fleet.lock().await;
         fleet.tend()?;
@@ -34,6 +35,9 @@ pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
         }
         if is_time(2, DEPLOYS) {
             fleet.terminate()?;
+        }
+        if is_time(3, JUMPS) {
+            fleet.jump()?;
         }
     }
     Ok(())
