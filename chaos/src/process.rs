@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    tracing_subscriber::fmt().with_ansi(false).with_env_filter("info,orchestratum_core=info,sqlx=error").init();
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter("info,sqlx=error").init();
     let mut stop = std::pin::pin!(shutdown_signal());
     // Listens from now on; the rig takes the ledger as the sign of it.
     tokio::select! {

@@ -107,12 +107,11 @@ fn every_option_of_a_command_is_documented() {
 fn events_are_those_of_the_document() {
     let document = read("docs/operations.md");
     let documented: BTreeSet<&str> =
-        quoted(&document).into_iter().filter(|code| code.starts_with("orchestratum.")).collect();
+        quoted(&document).into_iter().filter(|code| code.starts_with("orchestratum::")).collect();
     let sources: String =
         sources("crates").into_iter().filter(|(path, _)| path.contains("/src/")).map(|(_, text)| text).collect();
-    let mut emitted = names_after(&sources, "name: \"");
-    emitted.extend(names_after(&sources, "info_span!(\n            \""));
-    emitted.retain(|name| name.starts_with("orchestratum."));
+    let mut emitted = names_after(&sources, "target: \"");
+    emitted.retain(|name| name.starts_with("orchestratum::"));
     assert_eq!(documented, emitted);
 }
 

@@ -144,7 +144,7 @@ impl<'a> IntoFuture for Append<'a> {
                 None => self.orchestrator.shared.appender.append(command).await?,
                 Some(transaction) => within(self.orchestrator, transaction, vec![command]).await?[0],
             };
-            tracing::debug!(name: "orchestratum.append", id = %stored.id, is_new = stored.is_new, "appended");
+            tracing::debug!(target: "orchestratum::append", id = %stored.id, is_new = stored.is_new, "appended");
             Ok(Appended { stored })
         })
     }
@@ -191,7 +191,7 @@ impl<'a> IntoFuture for AppendAll<'a> {
                 }
                 Some(transaction) => within(self.orchestrator, transaction, commands).await?,
             };
-            tracing::debug!(name: "orchestratum.append", count = stored.len(), "appended");
+            tracing::debug!(target: "orchestratum::append", count = stored.len(), "appended");
             Ok(stored.into_iter().map(|stored| Appended { stored }).collect())
         })
     }

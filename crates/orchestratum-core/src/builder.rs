@@ -123,13 +123,14 @@ impl Builder {
         self
     }
 
-    /// A key that another program runs: it may be appended here.
+    /// A key that another program runs: it may be appended here, with the options of the append alone, for the other
+    /// program's [`Executor::defaults`] are not known here.
     pub fn remote(mut self, key: impl Into<String>) -> Self {
         self.remote.insert(key.into());
         self
     }
 
-    /// This program only appends: any key may be appended.
+    /// This program only appends: any key may be appended, with the options of the append alone.
     pub const fn client_only(mut self) -> Self {
         self.client_only = true;
         self

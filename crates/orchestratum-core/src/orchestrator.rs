@@ -44,7 +44,7 @@ impl Orchestrator {
     /// Outside of a tokio runtime.
     pub fn start(&self) -> Worker {
         if self.shared.registry.is_empty() {
-            tracing::warn!(name: "orchestratum.start.idle", "no executor is registered: this worker runs no command");
+            tracing::warn!(target: "orchestratum::start::idle", "no executor is registered: this worker runs no command");
         }
         Worker::start(Arc::clone(&self.shared))
     }
@@ -146,7 +146,7 @@ impl Orchestrator {
         let canceled = self.shared.store.cancel(id).await?;
         match canceled {
             Canceled::Now => {
-                tracing::info!(name: "orchestratum.cancel", %id, "canceled");
+                tracing::info!(target: "orchestratum::cancel", %id, "canceled");
                 self.shared.wake.ended(std::iter::once(id));
                 // Its follow-ups may be due.
                 self.shared.wake.survey();
@@ -163,7 +163,7 @@ impl Orchestrator {
     /// command holds its unique key; [`Error::Database`].
     pub async fn retry(&self, id: CommandId) -> Result<()> {
         self.shared.store.retry(id).await?;
-        tracing::info!(name: "orchestratum.retry", %id, "an operator wants it to run again");
+        tracing::info!(target: "orchestratum::retry", %id, "an operator wants it to run again");
         self.shared.wake.survey();
         Ok(())
     }
@@ -175,7 +175,7 @@ impl Orchestrator {
     pub async fn pause(&self, queue: &str) -> Result<()> {
         check_queue(queue)?;
         self.shared.store.pause(queue).await?;
-        tracing::info!(name: "orchestratum.pause", queue, "paused");
+        tracing::info!(target: "orchestratum::pause", queue, "paused");
         self.shared.wake.survey();
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Orchestrator {
     pub async fn resume(&self, queue: &str) -> Result<()> {
         check_queue(queue)?;
         self.shared.store.resume(queue).await?;
-        tracing::info!(name: "orchestratum.resume", queue, "resumed");
+        tracing::info!(target: "orchestratum::resume", queue, "resumed");
         self.shared.wake.survey();
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Orchestrator {
             count += purged.count;
             after = purged.next;
             if after.is_none() {
-                tracing::info!(name: "orchestratum.purge", count, "purged");
+                tracing::info!(target: "orchestratum::purge", count, "purged");
                 return Ok(count);
             }
         }

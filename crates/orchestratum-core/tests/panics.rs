@@ -31,8 +31,8 @@ impl Subscriber for Fragile {
 
     fn event(&self, event: &Event<'_>) {
         let of_engine = std::thread::current().name().is_some_and(|name| name.starts_with("orchestratum-"));
-        let name = event.metadata().name();
-        if of_engine && name.starts_with("orchestratum.") && self.seen.lock().unwrap().insert(name.to_owned()) {
+        let name = event.metadata().target();
+        if of_engine && name.starts_with("orchestratum::") && self.seen.lock().unwrap().insert(name.to_owned()) {
             NAMES.lock().unwrap().push(name.to_owned());
             panic!("the subscriber panics at {name}");
         }
@@ -77,7 +77,7 @@ async fn a_subscriber_that_panics_ends_no_loop_and_strands_nothing() {
     worker.shutdown().await.unwrap();
     let names = NAMES.lock().unwrap().clone();
     for name in ["start", "instance", "claim", "complete", "retry", "fail", "extend"] {
-        let name = format!("orchestratum.{name}");
+        let name = format!("orchestratum::{name}");
         assert!(names.contains(&name), "{name} was not among {names:?}");
     }
 }

@@ -93,7 +93,7 @@ impl Registry {
         }
         served.sort();
         tracing::info!(
-            name: "orchestratum.mediator.start", handlers = handled.len(), requests = served.join(", "), "serves requests"
+            target: "orchestratum::mediator::start", handlers = handled.len(), requests = served.join(", "), "serves requests"
         );
         if lists_unhandled {
             warn_of_unhandled(&handled, services);
@@ -130,7 +130,7 @@ fn warn_of_unhandled(handled: &[TypeId], services: &Services) {
     if !names.is_empty() {
         names.sort();
         tracing::warn!(
-            name: "orchestratum.mediator.unhandled",
+            target: "orchestratum::mediator::unhandled",
             requests = names.join(", "),
             "no handler is linked for these requests: they cannot be sent or appended here. Add `use that_crate as _;` for \
              a crate of handlers, or declare them with `.remote_request::<R>()` if another program runs them"

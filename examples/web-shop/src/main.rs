@@ -8,7 +8,6 @@ mod tables;
 
 use orchestratum_mediator::prelude::*;
 use orchestratum_mediator::shutdown_signal;
-use sea_orm::Database;
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -17,9 +16,11 @@ async fn main() -> anyhow::Result<()> {
     let file = || format!("sqlite://{}/app.db?mode=rwc", folder.path().display());
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
 
-    let database = Database::connect(std::env::var("DATABASE_URL").unwrap_or_else(|_| file())).await?;
+    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| file());
+    let orchestrator = Orchestrator::builder().database(url).migrate().mediator().build().await?;
+    // The shop shares the pool.
+    let database = orchestrator.connection().clone();
     tables::create(&database).await?;
-    let orchestrator = Orchestrator::builder().connection(database.clone()).migrate().mediator().build().await?;
     let worker = orchestrator.start();
 
     let listener = TcpListener::bind(address).await?;

@@ -122,7 +122,7 @@ impl Attempt {
         let started = Instant::now();
         self.running().started = Some(started);
         let span = tracing::info_span!(
-            "orchestratum.attempt", id = %self.lease.id, key = %self.claimed.lane.key, attempt = self.lease.attempt
+            target: "orchestratum::attempt", "attempt", id = %self.lease.id, key = %self.claimed.lane.key, attempt = self.lease.attempt
         );
         let context = Context::durable(Arc::clone(&self.shared.services), Arc::clone(&self));
         // Whatever the application's code panics in, its future's `drop` and its error's `Display` included.

@@ -29,7 +29,7 @@ impl Backoff {
         if self.failing_since.is_none() {
             self.failing_since = Some(Instant::now());
             quietly(|| {
-                tracing::warn!(name: "orchestratum.database.lost", loop_ = self.what, %error, "the database fails; trying again");
+                tracing::warn!(target: "orchestratum::database::lost", loop_ = self.what, %error, "the database fails; trying again");
             });
         } else {
             quietly(|| tracing::debug!(loop_ = self.what, %error, "the database still fails"));
@@ -44,7 +44,7 @@ impl Backoff {
         if let Some(since) = self.failing_since.take() {
             self.next = FIRST;
             quietly(|| {
-                tracing::info!(name: "orchestratum.database.back", loop_ = self.what, after = ?since.elapsed(), "the database answers again");
+                tracing::info!(target: "orchestratum::database::back", loop_ = self.what, after = ?since.elapsed(), "the database answers again");
             });
         }
     }

@@ -126,7 +126,7 @@ impl Settler {
             self.wake.notify();
             quietly(|| {
                 tracing::error!(
-                    name: "orchestratum.settle.lost", count, %error, "endings were lost to a panic; their commands run again"
+                    target: "orchestratum::settle::lost", count, %error, "endings were lost to a panic; their commands run again"
                 );
             });
         }
@@ -168,7 +168,7 @@ impl Settler {
                 Err(error) if error.is_refusal() => {
                     let id = finished.attempt.lease.id;
                     tracing::error!(
-                        name: "orchestratum.settle.refused", %id, %error, "the end of an attempt cannot be stored"
+                        target: "orchestratum::settle::refused", %id, %error, "the end of an attempt cannot be stored"
                     );
                     if refused {
                         self.forget(std::slice::from_ref(&finished));
@@ -199,7 +199,7 @@ impl Settler {
         if committed {
             if !matches!(finished.report.ending, Ending::Completed(_)) {
                 let (id, ending) = (lease.id, &finished.report.ending);
-                tracing::warn!(name: "orchestratum.complete.late", %id, ?ending, "completed by its own transaction, whatever its handler said afterwards");
+                tracing::warn!(target: "orchestratum::complete::late", %id, ?ending, "completed by its own transaction, whatever its handler said afterwards");
             }
             self.forget(std::slice::from_ref(&finished));
             return self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
@@ -244,13 +244,13 @@ impl Settler {
         let (id, key, attempt) = (claimed.id, claimed.lane.key.as_str(), claimed.attempt);
         match settled {
             Settled::Now(State::Completed) => {
-                tracing::debug!(name: "orchestratum.complete", %id, key, attempt, "completed");
+                tracing::debug!(target: "orchestratum::complete", %id, key, attempt, "completed");
             }
             Settled::Now(State::Failed) => {
-                tracing::error!(name: "orchestratum.fail", %id, key, attempt, ending = ?report.ending, "failed for good");
+                tracing::error!(target: "orchestratum::fail", %id, key, attempt, ending = ?report.ending, "failed for good");
             }
             Settled::Now(State::Canceled) => {
-                tracing::info!(name: "orchestratum.cancel", %id, key, attempt, "canceled");
+                tracing::info!(target: "orchestratum::cancel", %id, key, attempt, "canceled");
             }
             Settled::Now(State::Pending | State::Blocked | State::Running) => {
                 let (delay, snoozed) = match report.ending {
@@ -261,17 +261,17 @@ impl Settler {
                     _ => (report.retry_delay, false),
                 };
                 if snoozed {
-                    tracing::debug!(name: "orchestratum.snooze", %id, key, attempt, ?delay, "runs again later");
+                    tracing::debug!(target: "orchestratum::snooze", %id, key, attempt, ?delay, "runs again later");
                 } else {
                     tracing::warn!(
-                        name: "orchestratum.retry", %id, key, attempt, ?delay, ending = ?report.ending, "will be retried"
+                        target: "orchestratum::retry", %id, key, attempt, ?delay, ending = ?report.ending, "will be retried"
                     );
                 }
                 self.shared.wake.lane(&claimed.lane, delay);
             }
             Settled::LeaseLost => {
                 tracing::warn!(
-                    name: "orchestratum.lease.lost", %id, key, attempt, "the lease was gone; nothing was written"
+                    target: "orchestratum::lease::lost", %id, key, attempt, "the lease was gone; nothing was written"
                 );
             }
         }

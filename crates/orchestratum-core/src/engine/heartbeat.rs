@@ -111,7 +111,7 @@ impl Heartbeat {
             instance = InstanceId::new();
             sent_at = Instant::now();
             store.register(instance, &instance_name(config.instance_name.as_deref()), config.lease_duration).await?;
-            tracing::info!(name: "orchestratum.instance", %instance, "registered");
+            tracing::info!(target: "orchestratum::instance", %instance, "registered");
         }
         let trusted_until = Some(sent_at + config.lease_duration - config.lease_margin());
         self.holdings.change_lease(|lease| {
@@ -121,7 +121,7 @@ impl Heartbeat {
         if before.trusted_until.is_none_or(|until| until <= sent_at) {
             self.shared.wake.survey();
         }
-        tracing::trace!(name: "orchestratum.extend", %instance, "extended");
+        tracing::trace!(target: "orchestratum::extend", %instance, "extended");
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Heartbeat {
         });
         let stopped = self.holdings.stop_all(fenced, Stop::LeaseLost);
         tracing::error!(
-            name: "orchestratum.lease.fenced", instance = %fenced, stopped,
+            target: "orchestratum::lease::fenced", instance = %fenced, stopped,
             "this instance was fenced: it was paused or cut off for longer than its lease"
         );
     }
@@ -153,7 +153,7 @@ impl Heartbeat {
         if lease.trusted_until.is_some_and(|until| until <= now) && !self.holdings.is_empty() {
             let stopped = self.holdings.stop_all(lease.instance, Stop::LeaseLost);
             if stopped > 0 {
-                tracing::warn!(name: "orchestratum.lease.untrusted", stopped, "no extension for a whole lease; handlers were told to stop");
+                tracing::warn!(target: "orchestratum::lease::untrusted", stopped, "no extension for a whole lease; handlers were told to stop");
             }
         }
     }

@@ -137,7 +137,7 @@ impl Housekeeper {
             if count == 0 {
                 break;
             }
-            tracing::warn!(name: "orchestratum.reclaim", %instance, count, "reclaimed what a dead instance held");
+            tracing::warn!(target: "orchestratum::reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();
         }
         self.answer(self.store.forget(instance)).await
@@ -154,7 +154,7 @@ impl Housekeeper {
             }
             if attempt.is_stuck(STUCK_PATIENCE) {
                 tracing::error!(
-                    name: "orchestratum.attempt.stuck", id = %attempt.lease.id, key = %attempt.claimed.lane.key,
+                    target: "orchestratum::attempt::stuck", id = %attempt.lease.id, key = %attempt.claimed.lane.key,
                     "ran past its timeout and blocks its thread; use `spawn_blocking` in the handler"
                 );
                 attempt.abort(Ending::TimedOut);
@@ -175,7 +175,7 @@ impl Housekeeper {
         if let Some(kept) = kept {
             let purged = self.answer(self.store.purge(states, kept, after, PURGE_BATCH)).await?;
             if purged.count > 0 {
-                tracing::info!(name: "orchestratum.purge", count = purged.count, ?states, "purged");
+                tracing::info!(target: "orchestratum::purge", count = purged.count, ?states, "purged");
             }
             next = purged.next.filter(|id| !is_younger(*id, kept));
         }

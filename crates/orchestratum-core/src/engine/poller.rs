@@ -152,7 +152,7 @@ impl Poller {
             if !self.store.announces() {
                 self.lanes.expect_more(lane.clone());
             }
-            tracing::debug!(name: "orchestratum.claim", count, queue = %lane.queue, key = %lane.key, "claimed");
+            tracing::debug!(target: "orchestratum::claim", count, queue = %lane.queue, key = %lane.key, "claimed");
             let slots = self.starter.slots.take(&lane.queue, count);
             self.starter.start(instance, std::iter::zip(taken.commands, slots));
         }
@@ -174,7 +174,7 @@ impl Poller {
         if !lost.is_empty() {
             let give_back = self.store.give_back(lease.instance, &lost, self.shared.config.max_lost_leases);
             let count = answer(&self.store, &self.shared.config, give_back).await?;
-            tracing::warn!(name: "orchestratum.snooze", count, "gave back claims whose answer was lost");
+            tracing::warn!(target: "orchestratum::snooze", count, "gave back claims whose answer was lost");
             self.shared.wake.survey();
         }
         self.holdings.looked_into(doubt);

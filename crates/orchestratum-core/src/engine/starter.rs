@@ -69,7 +69,7 @@ impl Starter {
             if task.is_finished() && !attempt.was_polled() {
                 self.stopping.cancel();
                 quietly(
-                    || tracing::error!(name: "orchestratum.runtime.gone", "the runtime that started this worker has ended: so does the worker"),
+                    || tracing::error!(target: "orchestratum::runtime::gone", "the runtime that started this worker has ended: so does the worker"),
                 );
             }
         }
@@ -128,7 +128,7 @@ impl Offer {
             }
         }
         let count = starting.len();
-        quietly(|| tracing::debug!(name: "orchestratum.claim", count, "appended under a lease"));
+        quietly(|| tracing::debug!(target: "orchestratum::claim", count, "appended under a lease"));
         self.starter.start(self.leases.instance, starting.into_iter());
         self.answered = true;
         waiting

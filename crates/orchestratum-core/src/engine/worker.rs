@@ -94,7 +94,7 @@ impl Worker {
     /// Like [`shutdown`](Self::shutdown).
     pub async fn shutdown_on_signal(self) -> Result<()> {
         shutdown_signal().await;
-        tracing::info!(name: "orchestratum.shutdown", "shutting down");
+        tracing::info!(target: "orchestratum::shutdown", "shutting down");
         let phase = self.phase.clone();
         let shutdown = self.shutdown();
         tokio::pin!(shutdown);
@@ -115,7 +115,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.detached {
-            tracing::warn!(name: "orchestratum.drop", "the worker was dropped and stops: keep it, and call `shutdown`");
+            tracing::warn!(target: "orchestratum::drop", "the worker was dropped and stops: keep it, and call `shutdown`");
             self.phase.send_replace(Phase::Drain(Duration::ZERO));
         }
     }
@@ -164,7 +164,7 @@ async fn engine(
     mut phase: watch::Receiver<Phase>,
 ) -> usize {
     let keys: Vec<&str> = shared.registry.keys().collect();
-    quietly(|| tracing::info!(name: "orchestratum.start", ?keys, "serving"));
+    quietly(|| tracing::info!(target: "orchestratum::start", ?keys, "serving"));
     let holdings = Arc::new(Holdings::new());
     let heart_stops = CancellationToken::new();
     let (heart, heart_stopped) = tokio::sync::oneshot::channel();
@@ -186,7 +186,7 @@ async fn engine(
     heart_stops.cancel();
     // The heartbeat gives up on a database that does not answer.
     let _ = tokio::time::timeout(Duration::from_secs(5), heart_stopped).await;
-    quietly(|| tracing::info!(name: "orchestratum.stop", left, "stopped"));
+    quietly(|| tracing::info!(target: "orchestratum::stop", left, "stopped"));
     left
 }
 

@@ -427,7 +427,7 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
     let follow_ups: FollowUps = match serde_json::from_str(stored) {
         Ok(follow_ups) => follow_ups,
         Err(error) => {
-            tracing::error!(name: "orchestratum.follow_ups.unreadable", %id, %error, "its follow-ups cannot be read");
+            tracing::error!(target: "orchestratum::follow_ups::unreadable", %id, %error, "its follow-ups cannot be read");
             return Vec::new();
         }
     };
