@@ -76,7 +76,7 @@ enum What {
 }
 
 /// Without an end for so long, something waits that could run.
-const STANDSTILL: Duration = Duration::from_secs(90);
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Runs on each database; `false` when a guarantee was broken.
 pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {

@@ -58,7 +58,7 @@ const TABLES: [&str; 7] = [
     version {number} NOT NULL PRIMARY KEY
 ){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_commands (
-    id {uuid} NOT NULL PRIMARY KEY,
+    id {uuid} NOT NULL PRIMARY KEY{sixteen},
     queue {name} NOT NULL,
     command_key {name} NOT NULL,
     priority {small} NOT NULL CHECK (priority BETWEEN -32768 AND 32767),
@@ -71,7 +71,7 @@ const TABLES: [&str; 7] = [
     created_at {large} NOT NULL
 ){options}",
     "CREATE TABLE IF NOT EXISTS orchestratum_live (
-    id {uuid} NOT NULL PRIMARY KEY,
+    id {uuid} NOT NULL PRIMARY KEY{sixteen},
     state {name} NOT NULL CHECK (state IN ('pending', 'blocked', 'running')),
     queue {name} NOT NULL,
     command_key {name} NOT NULL,
@@ -86,7 +86,7 @@ const TABLES: [&str; 7] = [
     CHECK ((state = 'running') = (instance IS NOT NULL)){live_indexes}
 ){hot}",
     "CREATE TABLE IF NOT EXISTS orchestratum_ended (
-    id {uuid} NOT NULL PRIMARY KEY,
+    id {uuid} NOT NULL PRIMARY KEY{sixteen},
     state {name} NOT NULL CHECK (state IN ('completed', 'failed', 'canceled')),
     attempt {number} NOT NULL CHECK (attempt BETWEEN 0 AND 2147483647),
     instance {uuid},
@@ -105,7 +105,7 @@ const TABLES: [&str; 7] = [
     PRIMARY KEY (command_id, attempt)
 ){options}",
     "CREATE TABLE IF NOT EXISTS orchestratum_instances (
-    id {uuid} NOT NULL PRIMARY KEY,
+    id {uuid} NOT NULL PRIMARY KEY{sixteen},
     name {name} NOT NULL,
     started_at {large} NOT NULL,
     expires_at {large} NOT NULL,

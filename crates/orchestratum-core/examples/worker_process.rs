@@ -1,7 +1,8 @@
 //! A worker in a process of its own, for the cases that kill, pause or misdate one.
 //!
 //! `worker_process DATABASE_URL LEDGER LEASE_MS`: serves `note` (appends a line to the ledger), `hold` (runs until it is
-//! told to stop, then tries to complete late), and stops when its standard input is closed.
+//! told to stop, then tries to complete late), `doze` (takes a moment) and `kill` (takes the process along), and stops
+//! when its standard input is closed.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test's other half")]
 
 use std::io::{Read, Write};
@@ -48,6 +49,10 @@ async fn main() {
         .executor("kill", |(): (), _: Context| async move {
             std::process::abort();
             #[allow(unreachable_code, reason = "gives the block a type")]
+            Ok(())
+        })
+        .executor("doze", |(): (), _: Context| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(())
         })
         .executor("hold", move |(): (), ctx: Context| {

@@ -32,7 +32,9 @@ struct Pending {
 /// The way into the database for single appends. Cheap to clone; ends with its last clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Appender {
-    queue: mpsc::Sender<Pending>,
+    plain: mpsc::Sender<Pending>,
+    /// Beside the others: an insert of a unique key waits for whoever holds that key in a transaction that is open.
+    unique: mpsc::Sender<Pending>,
 }
 
 /// The most appends in one transaction. While one commits the next gather: a lone append waits for nothing, and a
@@ -40,31 +42,24 @@ pub(crate) struct Appender {
 const MAX_BATCH: usize = 1_000;
 
 impl Appender {
-    /// Starts the task that writes, on the current runtime.
+    /// Starts the tasks that write, on the current runtime.
     pub(crate) fn start(store: Store, wake: Arc<Wake>, starters: Arc<Starters>, notifier: Notifier) -> Self {
-        let (queue, mut pending) = mpsc::channel::<Pending>(MAX_BATCH);
         let writer = Writer { store, wake, starters, notifier };
-        tokio::spawn(async move {
-            let mut batch = Vec::with_capacity(MAX_BATCH);
-            while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                let write = AssertUnwindSafe(writer.write(std::mem::take(&mut batch)));
-                // No panic ends the loop: those who wait for this batch hear that nobody will answer.
-                let _ = write.catch_unwind().await;
-            }
-        });
-        Self { queue }
+        Self { plain: writer.clone().start(), unique: writer.start() }
     }
 
     /// Appends one command; durable when it returns. Dropping the future leaves the append to happen or not.
     pub(crate) async fn append(&self, command: NewCommand) -> Result<Stored> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Pending { command, reply }).await.map_err(|_| Error::Stopped)?;
-        answer.await.map_err(|_| Error::Stopped)?
+        let queue = if command.unique_key.is_some() { &self.unique } else { &self.plain };
+        queue.send(Pending { command, reply }).await.map_err(|_| Error::Stopped)?;
+        // A panic has come between, of the application's subscriber for instance; or the runtime is gone.
+        answer.await.unwrap_or_else(|_| if queue.is_closed() { Err(Error::Stopped) } else { Err(no_answer()) })
     }
 }
 
 /// Writes one batch after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Writer {
     store: Store,
     wake: Arc<Wake>,
@@ -73,6 +68,19 @@ struct Writer {
 }
 
 impl Writer {
+    fn start(self) -> mpsc::Sender<Pending> {
+        let (queue, mut pending) = mpsc::channel::<Pending>(MAX_BATCH);
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(MAX_BATCH);
+            while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
+                let write = AssertUnwindSafe(self.write(std::mem::take(&mut batch)));
+                // No panic ends the loop: those who wait for this batch hear that nobody will answer.
+                let _ = write.catch_unwind().await;
+            }
+        });
+        queue
+    }
+
     async fn write(&self, batch: Vec<Pending>) {
         let (commands, replies): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
@@ -99,7 +107,7 @@ impl Writer {
             }
             // The commit may have happened: only the caller can know whether to append again.
             Err(error) => {
-                if never_happened(&error) {
+                if error.never_happened() {
                     offer.into_iter().for_each(Offer::withdraw);
                 }
                 for reply in replies {
@@ -124,11 +132,13 @@ impl Writer {
                 None => Ok((self.store.append(commands).await?, false)),
             }
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, append).await.unwrap_or_else(|_| {
-            let message = "no answer of the database within half a minute; the append may have happened".to_owned();
-            Err(DbErr::Conn(RuntimeErr::Internal(message)).into())
-        })
+        tokio::time::timeout(ANSWER_TIMEOUT, append).await.unwrap_or_else(|_| Err(no_answer()))
     }
+}
+
+fn no_answer() -> Error {
+    let message = "no answer within half a minute, or to anybody; the append may have happened".to_owned();
+    DbErr::Conn(RuntimeErr::Internal(message)).into()
 }
 
 /// Starts what got a lease, if anything did. Returns the commands that wait for a claim.
@@ -141,11 +151,6 @@ fn settle(offer: Option<Offer>, leased: bool, commands: Vec<NewCommand>) -> Vec<
         }
         None => commands,
     }
-}
-
-/// Whether nothing was stored for certain: rolled back by the database, or never sent.
-fn never_happened(error: &Error) -> bool {
-    error.is_conflict() || matches!(error, Error::Database(DbErr::ConnectionAcquire(_)))
 }
 
 /// The store's errors are the database's, which can be copied.

@@ -147,7 +147,9 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::LeaseLost`] when another attempt may be running: leave with `?`, so that the transaction is abandoned.
-    /// [`Error::Serialization`] when the output cannot be written as JSON. [`Error::Database`] otherwise.
+    /// [`Error::Serialization`] when the output cannot be written as JSON, [`Error::InvalidCommand`] when it is larger
+    /// than the payload limit or a follow-up that is computed from it is not valid; these are the same with each attempt,
+    /// so a handler that returns them with `?` uses up its retries. [`Error::Database`] otherwise.
     pub async fn complete_in<T: Serialize + Sync>(&self, transaction: &DatabaseTransaction, output: T) -> Result<()> {
         let Some(attempt) = &self.attempt else {
             return Ok(());

@@ -13,6 +13,7 @@
 //! blocks its thread can stall neither the loops nor the heartbeat. This module knows no SQL.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,10 +28,12 @@ use crate::engine::starter::Starters;
 use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::executor::Registry;
+use crate::instance_id::InstanceId;
 use crate::notifier::Notifier;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::backend::Purpose;
+use crate::store::instance::Held;
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
@@ -105,8 +108,28 @@ pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<
     match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
         Ok(result) => result,
         Err(_) => {
-            store.renew(purpose(config)).await?;
+            // Where it fails, the next call finds that out by itself.
+            let _ = store.renew(purpose(config)).await;
             Err(DbErr::Conn(RuntimeErr::Internal(NO_ANSWER.to_owned())).into())
+        }
+    }
+}
+
+/// Live commands that one statement of a walk through all of them looks at.
+const WINDOW: usize = 50_000;
+
+/// Everything that the database leases to the instance.
+///
+/// No index is kept for it, because it is asked only about an instance that has died or has missed an answer. It walks
+/// through the live table in steps that are answered soon, however many commands wait in it.
+pub(crate) async fn leased_to(store: &Store, config: &Config, instance: InstanceId) -> Result<HashSet<Held>> {
+    let (mut held, mut after) = (HashSet::new(), None);
+    loop {
+        let (some, next) = answer(store, config, store.held(instance, after, WINDOW)).await?;
+        held.extend(some);
+        after = next;
+        if after.is_none() {
+            return Ok(held);
         }
     }
 }

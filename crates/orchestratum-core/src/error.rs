@@ -132,7 +132,7 @@ pub enum Error {
         /// The handler or call that asked for it.
         wanted_by: String,
     },
-    /// The background task that writes appends is gone, because the runtime that built the orchestrator was shut down.
+    /// The background tasks that write appends are gone, because the runtime that built the orchestrator was shut down.
     #[error("the runtime that built this orchestrator has been shut down")]
     Stopped,
     /// A worker was shut down and could not tell the database what became of some commands; their leases expire.
@@ -165,9 +165,14 @@ impl Error {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::Database(error) => crate::store::backend::is_refusal(error),
-            Self::Locked(_) => false,
+            Self::Locked(_) | Self::Unreachable(_) => false,
             _ => true,
         }
+    }
+
+    /// Whether nothing was stored for certain: rolled back by the database, or never sent.
+    pub(crate) fn never_happened(&self) -> bool {
+        self.is_conflict() || matches!(self, Self::Database(DbErr::ConnectionAcquire(_)))
     }
 
     /// Whether another transaction was in the way.

@@ -168,7 +168,8 @@ impl Orchestrator {
         Ok(())
     }
 
-    /// Once it returns, no worker claims from this queue. What has been claimed goes on.
+    /// Once it returns, no worker begins to claim from this queue. What has been claimed goes on, and so does what a claim
+    /// takes that was under way.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for a name that no queue can have; [`Error::Database`].

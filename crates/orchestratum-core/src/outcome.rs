@@ -76,10 +76,11 @@ pub(crate) struct Outcome {
 
 /// Decides what follows from an attempt.
 ///
-/// `retry_delay` gives the wait before a retry from the number of retries used before it.
+/// `retry_delay` gives the wait before a retry from the number of retries used before it, and the wait after a repeated
+/// loss from the number of leases lost.
 /// A success counts even when a cancel was asked for: the work is done. Every other ending of a command whose
 /// cancel was asked for cancels it.
-pub(crate) fn decide(ending: Ending, budget: &Budget, retry_delay: impl FnOnce(u32) -> Duration) -> Outcome {
+pub(crate) fn decide(ending: Ending, budget: &Budget, retry_delay: impl Fn(u32) -> Duration) -> Outcome {
     let keep = Outcome {
         event: Event::Snooze,
         delay: Duration::ZERO,
@@ -124,6 +125,7 @@ pub(crate) fn decide(ending: Ending, budget: &Budget, retry_delay: impl FnOnce(u
             };
             Outcome {
                 event: if parked { Event::Fail } else { Event::Reclaim },
+                delay: if parked || losses == 1 { Duration::ZERO } else { retry_delay(losses) },
                 losses,
                 record: Some((AttemptKind::LostLease, message)),
                 ..keep
@@ -131,6 +133,19 @@ pub(crate) fn decide(ending: Ending, budget: &Budget, retry_delay: impl FnOnce(u
         }
     };
     if budget.cancel_requested { Outcome { event: Event::Cancel, delay: Duration::ZERO, ..outcome } } else { outcome }
+}
+
+/// The longest wait after a lost lease.
+const MOST_APART: Duration = Duration::from_secs(600);
+
+/// The wait of a command that has lost its lease again: at random up to two thirds of a lease, then four thirds, and so
+/// on, doubled by each loss.
+///
+/// What was lost together would otherwise run together again: one command that kills its process would take the same
+/// neighbors along until all of them have failed.
+pub(crate) fn apart(lease: Duration, losses: u32, random: f64) -> Duration {
+    let doubled = 2_u32.checked_pow(losses.saturating_sub(1)).and_then(|factor| (lease / 3).checked_mul(factor));
+    doubled.unwrap_or(MOST_APART).min(MOST_APART).mul_f64(random.clamp(0.0, 1.0))
 }
 
 impl AttemptKind {
@@ -213,6 +228,19 @@ mod tests {
         assert_eq!((first.event, first.delay, first.failures), (Event::Retry, Duration::from_secs(7), 1));
         let second = decide(Ending::TimedOut, &Budget { failures: 1, ..FRESH }, |_| Duration::ZERO);
         assert_eq!(second.event, Event::Fail);
+    }
+
+    #[test]
+    fn what_is_lost_again_runs_apart_and_what_is_lost_once_runs_at_once() {
+        let wait = |losses| {
+            decide(Ending::LostLease, &Budget { losses, max_losses: 5, ..FRESH }, |lost| {
+                apart(Duration::from_secs(30), lost, 1.0)
+            })
+        };
+        let waits = [0, 1, 2, 3, 4, 5].map(|losses| wait(losses).delay.as_secs());
+        assert_eq!(waits, [0, 20, 40, 80, 160, 0]);
+        assert_eq!(apart(Duration::from_secs(30), u32::MAX, 1.0), MOST_APART);
+        assert_eq!(apart(Duration::from_secs(30), 3, 0.0), Duration::ZERO);
     }
 
     #[test]

@@ -148,9 +148,9 @@ impl Store {
         }
     }
 
-    /// Whether to try again at once. A busy file has been waited for already, by the driver.
+    /// Whether to try again at once: not what has waited in vain for a lock or for the file.
     fn races(&self, error: &DbErr) -> bool {
-        backend::is_conflict(error) && !backend::is_file_busy(error)
+        backend::is_conflict(error) && !backend::has_waited(error)
     }
 
     /// Rows of one statement that only reads, or of a whole write that cannot lose a race.

@@ -79,6 +79,15 @@ impl Holdings {
         self.change_lease(|lease| lease.doubt = Some(Doubt { since: now, next_look: now }));
     }
 
+    /// A look has failed; the next one comes later, so that the worker does nothing else meanwhile but look.
+    pub(crate) fn postpone(&self, doubt: Doubt) {
+        self.change_lease(|lease| {
+            if lease.doubt == Some(doubt) {
+                lease.doubt = Some(Doubt { next_look: Instant::now() + LOOKS[0], ..doubt });
+            }
+        });
+    }
+
     /// One look is done; a newer doubt stays.
     pub(crate) fn looked_into(&self, doubt: Doubt) {
         let next = LOOKS.into_iter().map(|wait| doubt.since + wait).find(|look| *look > Instant::now());

@@ -12,13 +12,13 @@ use crate::command::CommandId;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::slots::patience;
-use crate::engine::{Shared, answer, guarded, jittered};
+use crate::engine::{Shared, answer, guarded, jittered, leased_to};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::state::State;
 use crate::store::Store;
-use crate::store::instance::Instances;
+use crate::store::instance::{Held, Instances};
 
 /// The housekeeping loop.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long past its timeout a handler's own timer may be late before the handler is taken to block its thread.
 const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest wait before another look at a fenced instance that held nothing. What was locked or under way the first
-/// time is soon free, so the looks begin close together; but each one reads the whole live table.
+/// time is soon free, so the looks begin close together; but each one walks through the whole live table.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How long past its patience a claimed command may wait for its task to be looked at.
 const UNSTARTED_PATIENCE: Duration = Duration::from_secs(1);
@@ -109,7 +109,8 @@ impl Housekeeper {
 
     /// One instance that cannot be reclaimed holds up no other.
     async fn reclaim(&mut self) -> Result<()> {
-        let Instances { fenced, live } = self.answer(self.store.fence()).await?;
+        let own = self.holdings.lease().instance;
+        let Instances { fenced, live } = self.answer(self.store.fence(own)).await?;
         self.shared.instances.store(live, Ordering::Relaxed);
         self.emptied.retain(|instance, _| fenced.contains(instance));
         let mut result = Ok(());
@@ -131,16 +132,18 @@ impl Housekeeper {
     }
 
     async fn reclaim_from(&self, instance: InstanceId) -> Result<()> {
-        let max_losses = self.shared.config.max_lost_leases;
-        loop {
-            let count = self.answer(self.store.reclaim(instance, max_losses, RECLAIM_BATCH)).await?;
-            if count == 0 {
-                break;
-            }
+        let (begun, config) = (Instant::now(), &self.shared.config);
+        let held: Vec<Held> = leased_to(&self.store, config, instance).await?.into_iter().collect();
+        if held.is_empty() {
+            return self.answer(self.store.forget(instance, begun.elapsed())).await;
+        }
+        for held in held.chunks(RECLAIM_BATCH) {
+            let reclaim = self.store.reclaim(instance, held, config.max_lost_leases, config.lease_duration);
+            let count = self.answer(reclaim).await?;
             tracing::warn!(target: "orchestratum::reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();
         }
-        self.answer(self.store.forget(instance)).await
+        Ok(())
     }
 
     /// A handler that blocks its thread keeps its slot until it returns, but its command goes on.

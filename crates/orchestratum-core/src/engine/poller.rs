@@ -13,7 +13,7 @@ use crate::engine::held::{Doubt, Holdings};
 use crate::engine::lanes::{Lanes, Pick};
 use crate::engine::starter::Starter;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, guarded, jittered};
+use crate::engine::{Shared, answer, guarded, jittered, leased_to};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::store::Store;
@@ -31,6 +31,8 @@ pub(crate) struct Poller {
     pub(crate) stopping: CancellationToken,
     pub(crate) wake: Arc<PollerWake>,
     pub(crate) lanes: Lanes,
+    /// Claims of which it is not known whether they have happened.
+    pub(crate) unanswered: usize,
 }
 
 /// How long a worker that is always too late hesitates at most, for each other worker: whatever their number, the first
@@ -52,8 +54,10 @@ impl Poller {
                     self.next_look(next_survey)
                 }
                 Err(error) => {
-                    // The claim may have happened all the same; after a panic others are no longer waited for.
-                    self.holdings.doubt();
+                    // A claim may have happened all the same; after a panic some are no longer waited for.
+                    if std::mem::take(&mut self.unanswered) > 0 {
+                        self.holdings.doubt();
+                    }
                     self.starter.slots.release_all();
                     self.lanes.all_failed();
                     next_survey = Instant::now();
@@ -99,17 +103,20 @@ impl Poller {
                 && claims.len() < self.store.backend.transactions_at_once()
                 && let Some((instance, pick)) = self.pick()
             {
+                self.unanswered += 1;
                 claims.push(claim(Arc::clone(&self.shared), self.store.clone(), instance, pick));
             }
             let Some((instance, pick, claimed)) = claims.next().await else { break };
             match claimed {
                 Ok(claimed) => {
+                    self.unanswered -= 1;
                     asked = true;
                     if self.took(instance, &pick, claimed) {
                         emptied.push(pick.lane);
                     }
                 }
                 Err(error) => {
+                    self.unanswered -= usize::from(error.never_happened());
                     self.starter.slots.release(&pick.lane.queue, pick.room);
                     self.lanes.failed(&pick);
                     failure = Some(error);
@@ -169,7 +176,14 @@ impl Poller {
     async fn give_back_what_nobody_holds(&mut self) -> Result<()> {
         let lease = self.holdings.lease();
         let Some(doubt) = self.doubt() else { return Ok(()) };
-        let leased = answer(&self.store, &self.shared.config, self.store.held(lease.instance)).await?;
+        let leased = match leased_to(&self.store, &self.shared.config, lease.instance).await {
+            Ok(leased) => leased,
+            Err(error) => {
+                // Claims go on meanwhile.
+                self.holdings.postpone(doubt);
+                return Err(error);
+            }
+        };
         let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
         if !lost.is_empty() {
             let give_back = self.store.give_back(lease.instance, &lost, self.shared.config.max_lost_leases);

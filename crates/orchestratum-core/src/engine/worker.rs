@@ -244,6 +244,7 @@ async fn run(
         stopping: stopping.clone(),
         wake,
         lanes: Lanes::default(),
+        unanswered: 0,
     };
     let poller = tokio::spawn(poller.run());
     let housekeeper = Housekeeper {

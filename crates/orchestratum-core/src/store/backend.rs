@@ -198,6 +198,16 @@ pub(crate) fn is_conflict(error: &DbErr) -> bool {
     }
 }
 
+/// Whether a lock or the file has been waited for as long as the connection is willing to.
+pub(crate) fn has_waited(error: &DbErr) -> bool {
+    match code(error) {
+        Some(Code::Postgres(code)) => code == "55P03",
+        Some(Code::Mysql(code)) => code == 1205,
+        Some(Code::Sqlite(_)) => is_file_busy(error),
+        None => false,
+    }
+}
+
 /// Whether a writer has held the file for longer than the connection was willing to wait.
 pub(crate) fn is_file_busy(error: &DbErr) -> bool {
     matches!(code(error), Some(Code::Sqlite(5 | 6)))

@@ -101,7 +101,7 @@ const COMMITS_LATE: i64 = 200_000;
 const MOST_ATTEMPTS: i32 = 1_000_000_000;
 
 impl Store {
-    /// The lanes of unpaused queues that have live commands.
+    /// The lanes of unpaused queues that have live commands. One whose name cannot be read is left out.
     pub(crate) async fn survey(&self) -> Result<Vec<Head>> {
         self.lanes(" WHERE queue NOT IN (SELECT name FROM orchestratum_queues)").await
     }
@@ -130,12 +130,12 @@ impl Store {
         };
         let sql = sql.text("SELECT queue, command_key, priority, run_at - ").now().text(" FROM lane").text(condition);
         let rows = self.rows(sql).await?;
-        let heads = rows.iter().map(|row| {
+        let head = |row: &QueryResult| {
             let mut columns = Columns::new(row);
             let lane = Lane { queue: columns.take()?, key: columns.take()?, priority: columns.take()? };
-            Ok(Head { lane, due_in_micros: columns.take()? })
-        });
-        Ok(heads.collect::<Result<_, DbErr>>()?)
+            Ok::<_, DbErr>(Head { lane, due_in_micros: columns.take()? })
+        };
+        Ok(rows.iter().filter_map(|row| head(row).ok()).collect())
     }
 
     /// Microseconds until the next scheduled command of a lane is due; `None` if none is scheduled.

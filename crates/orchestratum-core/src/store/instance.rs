@@ -6,7 +6,6 @@
 //! written per heartbeat, however many commands run, and a heartbeat waits for no lock on a command: not even for that
 //! of a handler's open `complete_in`.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use sea_orm::DbErr;
@@ -15,9 +14,9 @@ use uuid::Uuid;
 use crate::command::CommandId;
 use crate::error::Result;
 use crate::instance_id::InstanceId;
+use crate::store::Store;
 use crate::store::claim::number;
 use crate::store::sql::Columns;
-use crate::store::{Store, execute_in, rows_in};
 
 /// A command that the database leases to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,22 +94,41 @@ impl Store {
         Ok(canceled)
     }
 
-    /// Everything that the database leases to the instance. Reads the whole live table: no index is kept for it,
-    /// because it is asked only after a claim whose answer was lost.
-    pub(crate) async fn held(&self, instance: InstanceId) -> Result<HashSet<Held>> {
+    /// What the database leases to the instance among the next `window` live commands by id, and behind which id the
+    /// next window begins; `None` at the end of the table.
+    pub(crate) async fn held(
+        &self,
+        instance: InstanceId,
+        after: Option<Uuid>,
+        window: usize,
+    ) -> Result<(Vec<Held>, Option<Uuid>)> {
+        let after = after.unwrap_or(Uuid::nil());
+        let sql = self
+            .sql("SELECT id FROM orchestratum_live WHERE id > ")
+            .bind(after)
+            .text(" ORDER BY id LIMIT 1 OFFSET ")
+            .bind(i64::try_from(window.saturating_sub(1)).unwrap_or(i64::MAX));
+        let last = self.rows(sql).await?.first().map(|row| Columns::new(row).take::<Uuid>()).transpose()?;
         let sql = self
             .sql("SELECT id, attempt FROM orchestratum_live WHERE state = 'running' AND instance = ")
-            .bind(instance.as_uuid());
+            .bind(instance.as_uuid())
+            .text(" AND id > ")
+            .bind(after);
+        let sql = match last {
+            Some(last) => sql.text(" AND id <= ").bind(last),
+            None => sql,
+        };
         let rows = self.rows(sql).await?;
         let held = rows.iter().map(|row| {
             let mut columns = Columns::new(row);
             Ok(Held { id: columns.take::<Uuid>()?.into(), attempt: number(columns.take()?) })
         });
-        Ok(held.collect::<Result<_, DbErr>>()?)
+        Ok((held.collect::<Result<_, DbErr>>()?, last))
     }
 
-    /// Fences instances whose lease has expired.
-    pub(crate) async fn fence(&self) -> Result<Instances> {
+    /// Fences instances whose lease has expired, but for the one that asks: whether that is expired its heartbeat finds
+    /// out, and others.
+    pub(crate) async fn fence(&self, asking: InstanceId) -> Result<Instances> {
         let now = self.backend.now();
         let sql = self.sql("SELECT id, fenced_at, CASE WHEN expires_at <= ").text(now);
         let sql = sql.text(" THEN 1 ELSE 0 END AS expired FROM orchestratum_instances");
@@ -119,7 +137,8 @@ impl Store {
             let mut columns = Columns::new(&row);
             let (id, fenced_at) = (columns.take::<Uuid>()?, columns.take::<Option<i64>>()?);
             let has_expired = columns.take::<i32>()? != 0;
-            if fenced_at.is_some() || (has_expired && self.fence_one(id).await?) {
+            let may_fence = has_expired && id != asking.as_uuid();
+            if fenced_at.is_some() || (may_fence && self.fence_one(id).await?) {
                 instances.fenced.push(id.into());
             } else {
                 instances.live += 1;
@@ -140,29 +159,18 @@ impl Store {
         Ok(self.execute(sql).await? == 1)
     }
 
-    /// Forgets a fenced instance once nothing can be leased to it any more.
-    pub(crate) async fn forget(&self, instance: InstanceId) -> Result<()> {
-        self.write(move |transaction| {
-            Box::pin(async move {
-                let transaction = &*transaction;
-                let sql = self
-                    .sql("SELECT 1 FROM orchestratum_live WHERE state = 'running' AND instance = ")
-                    .bind(instance.as_uuid())
-                    .text(" LIMIT 1");
-                if rows_in(transaction, sql).await?.is_empty() {
-                    let sql = self
-                        .sql("DELETE FROM orchestratum_instances WHERE id = ")
-                        .bind(instance.as_uuid())
-                        .text(" AND fenced_at < ")
-                        .now()
-                        .text(" - ")
-                        .bind(micros(REMEMBER_FENCED));
-                    execute_in(transaction, sql).await?;
-                }
-                Ok(())
-            })
-        })
-        .await
+    /// Forgets a fenced instance of which a walk that began `walk` ago has found nothing, unless something could have
+    /// been leased to it since.
+    pub(crate) async fn forget(&self, instance: InstanceId, walk: Duration) -> Result<()> {
+        let sql = self
+            .sql("DELETE FROM orchestratum_instances WHERE id = ")
+            .bind(instance.as_uuid())
+            .text(" AND fenced_at < ")
+            .now()
+            .text(" - ")
+            .bind(micros(REMEMBER_FENCED + walk));
+        self.execute(sql).await?;
+        Ok(())
     }
 }
 

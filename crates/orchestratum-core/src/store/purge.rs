@@ -9,7 +9,7 @@ use crate::command::CommandId;
 use crate::error::Result;
 use crate::state::State;
 use crate::store::instance::micros;
-use crate::store::sql::{Columns, Sql};
+use crate::store::sql::{Columns, NOT_COMPLETED, Sql};
 use crate::store::{Store, execute_in, rows_in};
 
 /// What one step of a purge did.
@@ -44,9 +44,11 @@ impl Store {
                     .any_text(states.iter().map(|state| state.as_str()))
                     .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
                     .bind(after.map_or(Uuid::nil(), CommandId::as_uuid));
-                // The few failed ones have an index, which spares the walk past all that completed.
+                // The few others have an index, which spares the walk past all that completed.
                 let sql = match states {
-                    [only] if *only != State::Completed => sql.text(" AND state = '").text(only.as_str()).text("'"),
+                    [only] if *only != State::Completed => {
+                        sql.text(" AND state = '").text(only.as_str()).text("'").text(NOT_COMPLETED)
+                    }
                     _ => sql,
                 };
                 let sql = sql.text(" ORDER BY id LIMIT ").bind(i64::try_from(limit).unwrap_or(i64::MAX));

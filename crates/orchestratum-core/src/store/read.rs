@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::store::claim::number;
 use crate::store::settle::{Lease, stored};
-use crate::store::sql::{Columns, Sql};
+use crate::store::sql::{Columns, NOT_COMPLETED, Sql};
 
 const INFO: &str = "SELECT c.id, c.queue, c.command_key, c.priority, coalesce(l.state, e.state),
     coalesce(l.attempt, e.attempt), c.retry_count, l.failures, l.losses, c.timeout_ms, c.unique_key, c.payload,
@@ -117,6 +117,7 @@ impl Store {
             let sql = self
                 .sql("SELECT count(*) FROM (SELECT 1 AS one FROM orchestratum_ended WHERE state = ")
                 .bind(state.as_str())
+                .text(if state == State::Completed { "" } else { NOT_COMPLETED })
                 .text(" LIMIT ")
                 .bind(COUNT_CAP + 1)
                 .text(") AS counted");
@@ -178,6 +179,9 @@ fn filtered(sql: Sql, filter: &Filter) -> Sql {
             _ => "coalesce(l.state, e.state)",
         };
         sql = sql.text(" AND ").text(column).any_text(filter.states.iter().map(|state| state.as_str()));
+        if all(true) && !filter.states.contains(&State::Completed) {
+            sql = sql.text(" AND e.state <> 'completed'");
+        }
     }
     for (column, names) in [("c.command_key", &filter.keys), ("c.queue", &filter.queues)] {
         // What no command can be called finds none; PostgreSQL would not even read it.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::command::{CommandId, FollowUps, NewCommand};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
-use crate::outcome::{AttemptKind, Budget, Ending, Outcome, decide};
+use crate::outcome::{AttemptKind, Budget, Ending, Outcome, apart, decide};
 use crate::state::{Event, State, next};
 use crate::store::append::append_in;
 use crate::store::claim::number;
@@ -252,7 +252,10 @@ impl Store {
             retry_count: report.retry_count,
             max_losses: report.max_losses,
         };
-        let outcome = decide(report.ending.clone(), &budget, |_| report.retry_delay);
+        let outcome = decide(report.ending.clone(), &budget, |used| match report.ending {
+            Ending::LostLease => apart(report.retry_delay, used, fastrand::f64()),
+            _ => report.retry_delay,
+        });
         let state = next(State::Running, outcome.event).map_err(|error| DbErr::Custom(error.to_string()))?;
         self.apply(transaction, report, &outcome, state).await?;
         Ok(Settled::Now(state))
@@ -299,25 +302,31 @@ impl Store {
         Ok(())
     }
 
-    /// Commands of a fenced instance become pending again, or failed when they have lost too many leases, or canceled
-    /// when that was asked for. Returns how many; rows that a `complete_in` has locked are left for the next time.
-    pub(crate) async fn reclaim(&self, fenced: InstanceId, max_losses: u32, limit: usize) -> Result<usize> {
+    /// What a fenced instance held becomes pending again, or failed when it has lost too many leases, or canceled when
+    /// that was asked for. Returns how many; rows that a `complete_in` has locked are left for the next time.
+    ///
+    /// `lease` is how long leases last, which is how far apart what is lost again and again runs.
+    pub(crate) async fn reclaim(
+        &self,
+        fenced: InstanceId,
+        held: &[Held],
+        max_losses: u32,
+        lease: Duration,
+    ) -> Result<usize> {
         self.write(move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
+                let mut ids: Vec<Uuid> = held.iter().map(|held| held.id.as_uuid()).collect();
+                ids.sort_unstable();
                 let lock = if self.backend.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" };
-                let sql = self
-                    .sql("SELECT id, attempt FROM orchestratum_live WHERE state = 'running' AND instance = ")
-                    .bind(fenced.as_uuid())
-                    .text(" LIMIT ")
-                    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                    .text(lock);
+                let sql = self.sql("SELECT id, attempt FROM ").rows_of("orchestratum_live", "id", &ids);
+                let sql = sql.text(" AND state = 'running' AND instance = ").bind(fenced.as_uuid()).text(lock);
                 let mut leases = HashMap::new();
                 for row in rows_in(transaction, sql).await? {
                     let mut columns = Columns::new(&row);
                     leases.insert(columns.take::<Uuid>()?, number(columns.take()?));
                 }
-                self.settle_unattended(transaction, fenced, &leases, &Ending::LostLease, max_losses).await
+                self.settle_unattended(transaction, fenced, &leases, &Ending::LostLease, (max_losses, lease)).await
             })
         })
         .await
@@ -329,7 +338,8 @@ impl Store {
         self.write(move |transaction| {
             Box::pin(async move {
                 let leases = leased.iter().map(|held| (held.id.as_uuid(), held.attempt)).collect();
-                self.settle_unattended(&transaction, instance, &leases, &Ending::GivenBack, max_losses).await
+                let terms = (max_losses, Duration::ZERO);
+                self.settle_unattended(&transaction, instance, &leases, &Ending::GivenBack, terms).await
             })
         })
         .await
@@ -342,7 +352,7 @@ impl Store {
         instance: InstanceId,
         leases: &HashMap<Uuid, u32>,
         ending: &Ending,
-        max_losses: u32,
+        (max_losses, lease): (u32, Duration),
     ) -> Result<usize> {
         let mut ids: Vec<Uuid> = leases.keys().copied().collect();
         ids.sort_unstable();
@@ -357,7 +367,7 @@ impl Store {
                     ending: ending.clone(),
                     retry_count: number(columns.take()?),
                     max_losses,
-                    retry_delay: Duration::ZERO,
+                    retry_delay: lease,
                     follow_ups: columns.take()?,
                     on_success: Vec::new(),
                     duration: None,

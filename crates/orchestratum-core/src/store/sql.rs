@@ -6,6 +6,10 @@ use uuid::Uuid;
 
 use crate::store::backend::Backend;
 
+/// For `orchestratum_ended`: what the index of those that did not complete is made of. SQLite takes a partial index only
+/// for a statement that repeats its condition.
+pub(crate) const NOT_COMPLETED: &str = " AND state <> 'completed'";
+
 /// A statement under construction.
 #[derive(Debug)]
 pub(crate) struct Sql {

@@ -216,6 +216,28 @@ on_every_backend! {
         }
     }
 
+    async fn an_append_that_waits_for_a_unique_key_holds_up_no_other(world) {
+        if world.backend == Backend::Sqlite {
+            // Whoever holds a key in an open transaction is the one writer, and holds up everybody.
+            return;
+        }
+        let orchestrator = world.client().await;
+        let transaction = orchestrator.begin().await.unwrap();
+        let holder = orchestrator.append(("k", 1)).unique("key").within(&transaction).await.unwrap();
+        let (waits, mut waiting) = (orchestrator.clone(), Box::pin(tokio::time::sleep(Duration::from_secs(20))));
+        let waits = tokio::spawn(async move { waits.append(("k", 2)).unique("key").await });
+        for number in 0..100 {
+            tokio::select! {
+                appended = orchestrator.append(("k", number)) => assert!(appended.unwrap().is_new()),
+                () = &mut waiting => panic!("an append waits for the key of another one"),
+            }
+        }
+        assert!(!waits.is_finished());
+        transaction.commit().await.unwrap();
+        let second = waits.await.unwrap().unwrap();
+        assert_eq!((second.id(), second.is_new()), (holder.id(), false));
+    }
+
     async fn one_of_many_racing_appends_wins_a_unique_key(world) {
         let orchestrator = world.client().await;
         let other = world.client().await;

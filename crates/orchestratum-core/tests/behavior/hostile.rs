@@ -207,6 +207,62 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    /// The engine's statement has taken the others before it meets the locked one.
+    async fn a_command_that_is_locked_while_it_runs_does_not_hold_up_the_endings_of_others(world) {
+        if world.backend == Backend::Sqlite {
+            // No row can be locked alone.
+            return;
+        }
+        let (go, gone) = tokio::sync::watch::channel(false);
+        let orchestrator = world
+            .builder()
+            .executor("wait", move |(): (), _: Context| {
+                let mut gone = gone.clone();
+                async move {
+                    gone.wait_for(|gone| *gone).await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .await
+            .unwrap();
+        let appended = orchestrator.append_all((0..20).map(|_| ("wait", ()))).await.unwrap();
+        let worker = orchestrator.start();
+        let connection = world.connect().await;
+        let running = "SELECT count(*) FROM orchestratum_live WHERE state = 'running'";
+        until("all are running", async || number(&connection, running).await == 20).await;
+        let transaction = connection.begin().await.unwrap();
+        let one = "SELECT id FROM orchestratum_live ORDER BY id LIMIT 1 FOR UPDATE";
+        transaction.execute_unprepared(one).await.unwrap();
+        go.send_replace(true);
+        until("the others have ended", async || {
+            let ended = "SELECT count(*) FROM orchestratum_ended";
+            number(&world.connect().await, ended).await == 19
+        })
+        .await;
+        transaction.rollback().await.unwrap();
+        for appended in appended {
+            assert_eq!(orchestrator.wait::<()>(appended.id()).await.unwrap(), Outcome::Completed(()));
+        }
+        worker.shutdown().await.unwrap();
+    }
+
+    /// Of SQLite alone, which takes any bytes for a text.
+    async fn a_key_that_cannot_be_read_stops_no_other(world) {
+        if world.backend != Backend::Sqlite {
+            return;
+        }
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let connection = world.connect().await;
+        let damage = change_by_hand(&orchestrator, 0, "live SET command_key = CAST(x'ff' AS text)").await;
+        connection.execute_unprepared(&damage).await.unwrap();
+        let shorten = change_by_hand(&orchestrator, 1, "live SET id = x'00'").await;
+        assert!(connection.execute_unprepared(&shorten).await.is_err());
+        let worker = orchestrator.start();
+        until("the other one has run", async || distinct(&ran) == [1]).await;
+        worker.shutdown().await.unwrap();
+    }
+
     /// A small file system of its own, where there is permission to mount one.
     async fn a_full_disk_refuses_appends_for_a_while_and_loses_nothing(world) {
         if world.backend != Backend::Sqlite {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use orchestratum_core::{AttemptKind, Orchestrator, Outcome, State};
+use orchestratum_core::{AttemptKind, Command as NewCommand, Filter, Orchestrator, Outcome, State};
 use orchestratum_testbed::install;
 use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
@@ -139,6 +139,28 @@ on_every_backend! {
         assert!(history.iter().all(|line| line.kind == AttemptKind::LostLease));
         let error = client.get(id).await.unwrap().unwrap().error.unwrap();
         assert!(error.contains("lost its lease 6 times"), "{error}");
+    }
+
+    /// What is lost together again and again runs apart from the third time on.
+    async fn a_command_that_kills_its_process_takes_none_of_its_neighbors_along(world) {
+        let folder = TempDir::new().unwrap();
+        let ledger = folder.path().join("ledger");
+        let client = world.client().await;
+        // Claimed before it, and not done when it runs.
+        let neighbors = client.append_all((0..5).map(|_| NewCommand::new("doze", &()).unwrap().priority(1))).await.unwrap();
+        let deadly = client.append(("kill", ())).await.unwrap().id();
+        let mut process = Process::start(world, &ledger, Duration::from_millis(300), None);
+        until("all have ended", async || {
+            if process.has_exited() {
+                process = Process::start(world, &ledger, Duration::from_millis(300), None);
+            }
+            client.count(Filter::live()).await.unwrap().value == 0
+        })
+        .await;
+        assert_eq!(state(&client, deadly).await, State::Failed);
+        for neighbor in neighbors {
+            assert_eq!(state(&client, neighbor.id()).await, State::Completed);
+        }
     }
 
     async fn commands_survive_the_kill_of_their_worker_in_the_middle_of_a_backlog(world) {

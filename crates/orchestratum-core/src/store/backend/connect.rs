@@ -240,6 +240,16 @@ fn postgres(
     if poll_only { options.statement_cache_capacity(0) } else { options }
 }
 
+/// How long a statement of the engine waits for a row that somebody has locked. Then the batch is parted, so that the
+/// others need not wait, and what is locked is tried again later: neither a connection nor the locks of what was in the
+/// same statement are kept meanwhile.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest patience with a transaction that says nothing, however long leases are; servers know a limit, too.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const MOST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// Plans that never read a whole table, and transactions that do not outlive their process.
 ///
 /// PostgreSQL keeps the plan of a prepared statement until the table is analyzed again, a minute at best. One that was
@@ -256,9 +266,10 @@ fn postgres(
 fn postgres_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::Postgres> {
     PoolOptions::new().after_connect(move |connection, _| {
         Box::pin(async move {
-            let patience = patience.as_millis();
+            let (patience, lock) = (patience.min(MOST_PATIENCE).as_millis(), LOCK_PATIENCE.as_millis());
             let settings = format!(
-                "SET enable_seqscan = off; SET jit = off; SET idle_in_transaction_session_timeout = {patience}"
+                "SET enable_seqscan = off; SET jit = off; SET lock_timeout = {lock}; \
+                 SET idle_in_transaction_session_timeout = {patience}"
             );
             sea_orm::sqlx::Executor::execute(connection, sea_orm::sqlx::AssertSqlSafe(settings)).await?;
             Ok(())
@@ -275,7 +286,8 @@ fn mysql_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::MySql> {
             let version: String = sea_orm::sqlx::query_scalar("SELECT VERSION()").fetch_one(&mut *connection).await?;
             // MySQL knows no patience for transactions alone; an idle connection that it closes is opened again.
             let setting = if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
-            let sql = format!("SET SESSION {setting} = {}", patience.as_secs_f64().ceil());
+            let (patience, lock) = (patience.min(MOST_PATIENCE).as_secs_f64().ceil(), LOCK_PATIENCE.as_secs());
+            let sql = format!("SET SESSION {setting} = {patience}, SESSION innodb_lock_wait_timeout = {lock}");
             sea_orm::sqlx::Executor::execute(connection, sea_orm::sqlx::AssertSqlSafe(sql)).await?;
             Ok(())
         })
