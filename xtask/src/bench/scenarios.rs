@@ -102,14 +102,14 @@ impl Bench<'_> {
     pub(crate) fn run(&mut self, scenario: Scenario) -> Result<()> {
         let plan = self.plan;
         match scenario {
-            Scenario::Append => self.each("append", &|_| true, &|subject| append::measure(subject, plan)),
-            Scenario::Drain => self.each("drain", &|_| true, &|subject| drain::measure(subject, plan)),
-            Scenario::Sustained => self.once("sustained", &|_| true, &|subject| sustained::measure(subject, plan)),
-            Scenario::Pickup => self.each("pickup", &|_| true, &|subject| pickup::measure(subject, plan)),
-            Scenario::Backlog => self.once("backlog", &is_ours, &|subject| backlog::measure(subject, plan)),
-            Scenario::Snapshot => self.once("snapshot", &|_| true, &|subject| snapshot::measure(subject, plan)),
-            Scenario::Long => self.once("long", &is_ours, &steady::long),
-            Scenario::Idle => self.once("idle", &is_ours, &|subject| steady::idle(subject, plan)),
+            Scenario::Append => self.each("append", &|_| true, &|subject, _| append::measure(subject, plan)),
+            Scenario::Drain => self.each("drain", &|_| true, &|subject, run| drain::measure(subject, plan, run)),
+            Scenario::Sustained => self.once("sustained", &|_| true, &|subject, _| sustained::measure(subject, plan)),
+            Scenario::Pickup => self.each("pickup", &|_| true, &|subject, run| pickup::measure(subject, plan, run)),
+            Scenario::Backlog => self.once("backlog", &is_ours, &|subject, _| backlog::measure(subject, plan)),
+            Scenario::Snapshot => self.once("snapshot", &|_| true, &|subject, _| snapshot::measure(subject, plan)),
+            Scenario::Long => self.once("long", &is_ours, &|subject, _| steady::long(subject)),
+            Scenario::Idle => self.once("idle", &is_ours, &|subject, _| steady::idle(subject, plan)),
         }
     }
 
@@ -118,7 +118,7 @@ impl Bench<'_> {
         &mut self,
         scenario: &'static str,
         wanted: &dyn Fn(&Program) -> bool,
-        measure: &dyn Fn(&Subject<'_>) -> Result<Vec<Figure>>,
+        measure: &dyn Fn(&Subject<'_>, u32) -> Result<Vec<Figure>>,
     ) -> Result<()> {
         for run in 1..=self.plan.runs {
             for program in self.programs.clone().iter().filter(|program| wanted(program)) {
@@ -128,7 +128,7 @@ impl Bench<'_> {
                         continue;
                     }
                     let subject = Subject { database: self.database, program, variant, version: RefCell::default() };
-                    self.note(scenario, &subject, run, measure(&subject))?;
+                    self.note(scenario, &subject, run, measure(&subject, run))?;
                 }
             }
         }
@@ -140,7 +140,7 @@ impl Bench<'_> {
         &mut self,
         scenario: &'static str,
         wanted: &dyn Fn(&Program) -> bool,
-        measure: &dyn Fn(&Subject<'_>) -> Result<Vec<Figure>>,
+        measure: &dyn Fn(&Subject<'_>, u32) -> Result<Vec<Figure>>,
     ) -> Result<()> {
         let runs = std::mem::replace(&mut self.plan.runs, 1);
         let result = self.each(scenario, wanted, measure);

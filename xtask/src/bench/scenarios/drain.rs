@@ -13,13 +13,14 @@ use crate::bench::process::{Process, counts};
 /// A worker that has run nothing for so long will not.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
+pub(super) fn measure(subject: &Subject<'_>, plan: Plan, run: u32) -> Result<Vec<Figure>> {
     let rate = estimate(subject)?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of commands")]
     let n = ((rate * plan.drain.as_secs_f64()) as u64).clamp(10, 2_000_000);
     let mut figures = Vec::new();
-    // More processes are a matter of our own: a peer's row says what it does at its best.
-    let more: &[usize] = if subject.program.name == "orchestratum" && !plan.quick { &[1, 2, 4] } else { &[1] };
+    // More processes are a matter of our own, looked at once: a peer's row says what it does at its best.
+    let ours = subject.program.name == "orchestratum";
+    let more: &[usize] = if ours && run == 1 && !plan.quick { &[1, 2, 4] } else { &[1] };
     for processes in more {
         let fresh = subject.set_up()?;
         subject.fill(&fresh, 0, n)?;
