@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 use orchestratum_core::Orchestrator;
-use orchestratum_testbed::{DatabaseServer, Galera, Kind, MariaDb, Options, Postgres, install};
+use orchestratum_testbed::{DatabaseServer, Galera, HaProxy, Kind, MariaDb, Options, Postgres, install};
 use sea_orm::ConnectionTrait as _;
 use tempfile::TempDir;
 
@@ -26,11 +26,14 @@ pub(crate) enum Database {
     Galera(Galera),
 }
 
-/// A PostgreSQL whose every commit is on a standby before it is answered.
+/// A PostgreSQL whose every commit is on a standby before it is answered, behind HAProxy, which leads to the primary.
 #[derive(Debug)]
 pub(crate) struct Pair {
     primary: Postgres,
     standby: Option<Postgres>,
+    balancer: HaProxy,
+    /// The balancer's place of the primary; the standby has the other one.
+    place: usize,
 }
 
 /// A stop of the server waits for connections that have said nothing yet, as a network that stands still leaves them.
@@ -43,7 +46,10 @@ fn postgres_options(connections: u32, place: Option<&Path>) -> Options {
 impl Pair {
     fn start() -> Result<Self> {
         install::ensure(Kind::Postgres)?;
-        let mut pair = Self { primary: Postgres::start(Self::options())?, standby: None };
+        install::ensure_balancer()?;
+        let primary = Postgres::start(Self::options())?;
+        let balancer = HaProxy::start(primary.port())?;
+        let mut pair = Self { primary, standby: None, balancer, place: 0 };
         pair.add_standby()?;
         Ok(pair)
     }
@@ -52,10 +58,6 @@ impl Pair {
         let mut options = postgres_options(CONNECTIONS, None);
         options.extra_args.extend(["-c".to_owned(), "synchronous_standby_names=*".to_owned()]);
         options
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.primary.port()
     }
 
     pub(crate) fn lose_primary(&mut self) -> Result<()> {
@@ -67,12 +69,15 @@ impl Pair {
         if let Some(standby) = self.standby.take() {
             standby.promote()?;
             self.primary = standby;
+            self.place = 1 - self.place;
         }
         Ok(())
     }
 
     pub(crate) fn add_standby(&mut self) -> Result<()> {
-        self.standby = Some(Postgres::start_standby(&self.primary, &Self::options())?);
+        let standby = Postgres::start_standby(&self.primary, &Self::options())?;
+        self.balancer.point(1 - self.place, standby.port())?;
+        self.standby = Some(standby);
         Ok(())
     }
 }
@@ -148,7 +153,7 @@ impl Database {
             Self::Sqlite(_) => format!("sqlite://{}?mode=rwc", self.file().display()),
             Self::Postgres(server) => server.url(NAME),
             Self::MariaDb(server) => server.url(NAME),
-            Self::Pair(pair) => pair.primary.url(NAME),
+            Self::Pair(pair) => pair.balancer.url(NAME),
             Self::Galera(cluster) => cluster.nodes()[0].url(NAME),
         }
     }
@@ -167,7 +172,7 @@ impl Database {
             Self::Sqlite(_) => None,
             Self::Postgres(server) => Some(server.port()),
             Self::MariaDb(server) => Some(server.port()),
-            Self::Pair(pair) => Some(pair.port()),
+            Self::Pair(pair) => Some(pair.balancer.port()),
             Self::Galera(cluster) => cluster.nodes().first().map(DatabaseServer::port),
         }
     }

@@ -175,7 +175,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
             (Database::Sqlite(_), _, Some(disk)) => faults::disk::rage(server, disk).await,
             (Database::Postgres(postgres), _, Some(disk)) => faults::disk::rage_below(server, disk, postgres).await,
             (Database::MariaDb(mariadb), _, Some(disk)) => faults::disk::rage_below(server, disk, mariadb).await,
-            (Database::Pair(pair), Some(wires), _) => faults::failover::rage(server, pair, wires).await,
+            (Database::Pair(pair), ..) => faults::failover::rage(server, pair).await,
             (Database::Galera(cluster), Some(wires), _) => faults::galera::rage(server, cluster, wires).await,
             (Database::Sqlite(_), ..) if of(What::Database) => faults::sqlite::rage(server, &url, &file).await,
             (Database::Postgres(postgres), ..) if of(What::Database) => {

@@ -154,6 +154,22 @@ pub fn ensure_pooler() -> Result<()> {
     Ok(())
 }
 
+/// Makes HAProxy available: installed, else from apt where that may install.
+///
+/// # Errors
+///
+/// When apt may install and fails.
+pub fn ensure_balancer() -> Result<()> {
+    if balancer().is_none() {
+        install("haproxy")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn balancer() -> Option<PathBuf> {
+    in_path("haproxy")
+}
+
 pub(crate) fn pooler() -> Option<PathBuf> {
     in_path("pgbouncer")
 }

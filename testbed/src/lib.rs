@@ -24,6 +24,7 @@ mod account;
 mod container;
 mod folder;
 mod galera;
+mod haproxy;
 mod host;
 pub mod install;
 mod local;
@@ -36,6 +37,7 @@ mod server;
 mod tree;
 
 pub use galera::Galera;
+pub use haproxy::HaProxy;
 pub use host::Host;
 pub use install::{Kind, Source, required};
 pub use mariadb::MariaDb;

@@ -7,17 +7,15 @@ use tokio::task::block_in_place;
 
 use super::Storm;
 use crate::database::Pair;
-use crate::proxy::Wires;
 
 const PROMOTIONS: Duration = Duration::from_secs(20);
 
-pub(crate) async fn rage(mut storm: Storm, pair: &mut Pair, wires: &Wires) -> Result<()> {
+pub(crate) async fn rage(mut storm: Storm, pair: &mut Pair) -> Result<()> {
     while storm.lull(PROMOTIONS).await {
         storm.note("promotion of the standby");
         block_in_place(|| pair.lose_primary())?;
         tokio::time::sleep(storm.millis(0..3_000)).await;
         block_in_place(|| pair.promote())?;
-        wires.lead_to(pair.port());
         // Until it follows, commits on the new primary wait.
         block_in_place(|| pair.add_standby())?;
     }

@@ -33,7 +33,8 @@ struct Pending {
 #[derive(Debug, Clone)]
 pub(crate) struct Appender {
     plain: mpsc::Sender<Pending>,
-    /// Beside the others: an insert of a unique key waits for whoever holds that key in a transaction that is open.
+    /// Beside the others where rows are locked: an insert of a unique key waits for whoever holds that key in a
+    /// transaction that is open, and those with other unique keys wait with it.
     unique: mpsc::Sender<Pending>,
 }
 
@@ -45,7 +46,10 @@ impl Appender {
     /// Starts the tasks that write, on the current runtime.
     pub(crate) fn start(store: Store, wake: Arc<Wake>, starters: Arc<Starters>, notifier: Notifier) -> Self {
         let writer = Writer { store, wake, starters, notifier };
-        Self { plain: writer.clone().start(), unique: writer.start() }
+        let waits_alone = writer.store.backend.locks_rows();
+        let plain = writer.clone().start();
+        let unique = if waits_alone { writer.start() } else { plain.clone() };
+        Self { plain, unique }
     }
 
     /// Appends one command; durable when it returns. Dropping the future leaves the append to happen or not.

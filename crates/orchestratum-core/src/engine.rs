@@ -13,7 +13,7 @@
 //! blocks its thread can stall neither the loops nor the heartbeat. This module knows no SQL.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::executor::Registry;
 use crate::instance_id::InstanceId;
 use crate::notifier::Notifier;
+use crate::outcome::Ending;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::backend::Purpose;
@@ -96,7 +97,7 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_ANSWER: &str = "no answer of the database within half a minute";
 
 /// Whether the error is that of [`answer`]: the connection may be dead, or the statement waits for a lock.
-pub(crate) fn is_no_answer(error: &Error) -> bool {
+fn is_no_answer(error: &Error) -> bool {
     matches!(error, Error::Database(DbErr::Conn(RuntimeErr::Internal(message))) if message == NO_ANSWER)
 }
 
@@ -132,6 +133,41 @@ pub(crate) async fn leased_to(store: &Store, config: &Config, instance: Instance
             return Ok(held);
         }
     }
+}
+
+/// How many commands one transaction takes back.
+const TAKEN_BACK: usize = 100;
+
+/// Takes back what the database leases to an instance that does not hold it: a batch at a time, and one by one where a
+/// batch meets something that the database refuses. Returns how many, and what went wrong last.
+pub(crate) async fn take_back(
+    store: &Store,
+    config: &Config,
+    instance: InstanceId,
+    held: &[Held],
+    ending: &Ending,
+) -> (usize, Result<()>) {
+    let (mut count, mut result) = (0, Ok(()));
+    let mut batches: VecDeque<&[Held]> = held.chunks(TAKEN_BACK).collect();
+    while let Some(batch) = batches.pop_front() {
+        let terms = (config.max_lost_leases, config.lease_duration);
+        match answer(store, config, store.take_back(instance, batch, ending, terms)).await {
+            Ok(taken) => count += taken,
+            Err(error) if is_about_the_batch(&error) => {
+                if batch.len() > 1 {
+                    batches.extend(batch.chunks(1));
+                }
+                result = Err(error);
+            }
+            Err(error) => return (count, Err(error)),
+        }
+    }
+    (count, result)
+}
+
+/// Whether a smaller batch may succeed where this one did not.
+pub(crate) fn is_about_the_batch(error: &Error) -> bool {
+    error.is_refusal() || error.is_conflict() || is_no_answer(error)
 }
 
 /// What the engine's connections are opened for. A transaction that waits for longer than the lease belongs to a process

@@ -220,12 +220,14 @@ impl Attempt {
     }
 
     fn plain_report(&self, ending: Ending) -> Report {
+        let config = &self.shared.config;
+        let retry_delay = if ending == Ending::LostLease { config.lease_duration } else { self.retry_delay() };
         Report {
             lease: self.lease,
             ending,
             retry_count: self.claimed.retry_count,
-            max_losses: self.shared.config.max_lost_leases,
-            retry_delay: self.retry_delay(),
+            max_losses: config.max_lost_leases,
+            retry_delay,
             follow_ups: self.claimed.follow_ups.clone(),
             on_success: Vec::new(),
             duration: self.running().started.map(|started| started.elapsed()),

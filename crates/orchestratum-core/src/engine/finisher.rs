@@ -11,7 +11,7 @@ use crate::engine::attempt::{Attempt, Finished};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, guarded, is_no_answer, quietly, storable};
+use crate::engine::{Shared, answer, guarded, is_about_the_batch, quietly, storable};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
@@ -276,9 +276,4 @@ impl Settler {
             }
         }
     }
-}
-
-/// Whether a smaller batch may succeed where this one did not.
-fn is_about_the_batch(error: &Error) -> bool {
-    error.is_refusal() || error.is_conflict() || is_no_answer(error)
 }

@@ -12,7 +12,7 @@ use crate::command::CommandId;
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::slots::patience;
-use crate::engine::{Shared, answer, guarded, jittered, leased_to};
+use crate::engine::{Shared, answer, guarded, jittered, leased_to, take_back};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
@@ -47,8 +47,6 @@ pub(crate) struct Purging {
     after: Option<CommandId>,
 }
 
-/// How many commands of a dead instance one transaction takes back.
-const RECLAIM_BATCH: usize = 200;
 /// How many ended commands one transaction of a purge looks at.
 const PURGE_BATCH: usize = 500;
 /// How often a purge starts. Between two transactions it rests for as long as the last one took: a purge of millions
@@ -137,13 +135,12 @@ impl Housekeeper {
         if held.is_empty() {
             return self.answer(self.store.forget(instance, begun.elapsed())).await;
         }
-        for held in held.chunks(RECLAIM_BATCH) {
-            let reclaim = self.store.reclaim(instance, held, config.max_lost_leases, config.lease_duration);
-            let count = self.answer(reclaim).await?;
+        let (count, result) = take_back(&self.store, config, instance, &held, &Ending::LostLease).await;
+        if count > 0 {
             tracing::warn!(target: "orchestratum::reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();
         }
-        Ok(())
+        result
     }
 
     /// A handler that blocks its thread keeps its slot until it returns, but its command goes on.

@@ -13,9 +13,10 @@ use crate::engine::held::{Doubt, Holdings};
 use crate::engine::lanes::{Lanes, Pick};
 use crate::engine::starter::Starter;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, guarded, jittered, leased_to};
+use crate::engine::{Shared, answer, guarded, jittered, leased_to, quietly, take_back};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
+use crate::outcome::Ending;
 use crate::store::Store;
 use crate::store::claim::{Lane, Taken};
 use crate::store::instance::Held;
@@ -109,11 +110,12 @@ impl Poller {
             let Some((instance, pick, claimed)) = claims.next().await else { break };
             match claimed {
                 Ok(claimed) => {
-                    self.unanswered -= 1;
                     asked = true;
                     if self.took(instance, &pick, claimed) {
                         emptied.push(pick.lane);
                     }
+                    // Only now: what has not been started is as good as lost.
+                    self.unanswered -= 1;
                 }
                 Err(error) => {
                     self.unanswered -= usize::from(error.never_happened());
@@ -159,7 +161,9 @@ impl Poller {
             if !self.store.announces() {
                 self.lanes.expect_more(lane.clone());
             }
-            tracing::debug!(target: "orchestratum::claim", count, queue = %lane.queue, key = %lane.key, "claimed");
+            quietly(
+                || tracing::debug!(target: "orchestratum::claim", count, queue = %lane.queue, key = %lane.key, "claimed"),
+            );
             let slots = self.starter.slots.take(&lane.queue, count);
             self.starter.start(instance, std::iter::zip(taken.commands, slots));
         }
@@ -176,22 +180,26 @@ impl Poller {
     async fn give_back_what_nobody_holds(&mut self) -> Result<()> {
         let lease = self.holdings.lease();
         let Some(doubt) = self.doubt() else { return Ok(()) };
-        let leased = match leased_to(&self.store, &self.shared.config, lease.instance).await {
-            Ok(leased) => leased,
+        let (store, config) = (&self.store, &self.shared.config);
+        let looked = async {
+            let leased = leased_to(store, config, lease.instance).await?;
+            let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
+            let (count, result) = take_back(store, config, lease.instance, &lost, &Ending::GivenBack).await;
+            if count > 0 {
+                tracing::warn!(target: "orchestratum::snooze", count, "gave back claims whose answer was lost");
+                self.shared.wake.survey();
+            }
+            result.map(|()| count == lost.len())
+        };
+        match Box::pin(looked).await {
+            Ok(true) => self.holdings.looked_into(doubt),
+            // Some are locked; or the database does not answer. Claims go on meanwhile.
+            Ok(false) => self.holdings.postpone(doubt),
             Err(error) => {
-                // Claims go on meanwhile.
                 self.holdings.postpone(doubt);
                 return Err(error);
             }
-        };
-        let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
-        if !lost.is_empty() {
-            let give_back = self.store.give_back(lease.instance, &lost, self.shared.config.max_lost_leases);
-            let count = answer(&self.store, &self.shared.config, give_back).await?;
-            tracing::warn!(target: "orchestratum::snooze", count, "gave back claims whose answer was lost");
-            self.shared.wake.survey();
         }
-        self.holdings.looked_into(doubt);
         Ok(())
     }
 

@@ -187,7 +187,7 @@ enum Code {
     Sqlite(u32),
 }
 
-/// Whether the transaction lost against another one and may be tried again at once: a deadlock, a serialization
+/// Whether the transaction lost against another one and may be tried again: a deadlock, a serialization
 /// failure, a lock that was waited for too long, a certification conflict of Galera, a busy file.
 pub(crate) fn is_conflict(error: &DbErr) -> bool {
     match code(error) {

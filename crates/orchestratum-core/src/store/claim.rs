@@ -101,7 +101,7 @@ const COMMITS_LATE: i64 = 200_000;
 const MOST_ATTEMPTS: i32 = 1_000_000_000;
 
 impl Store {
-    /// The lanes of unpaused queues that have live commands. One whose name cannot be read is left out.
+    /// The lanes of unpaused queues that have live commands. Those whose names cannot be read are left out, with an event.
     pub(crate) async fn survey(&self) -> Result<Vec<Head>> {
         self.lanes(" WHERE queue NOT IN (SELECT name FROM orchestratum_queues)").await
     }
@@ -135,7 +135,20 @@ impl Store {
             let lane = Lane { queue: columns.take()?, key: columns.take()?, priority: columns.take()? };
             Ok::<_, DbErr>(Head { lane, due_in_micros: columns.take()? })
         };
-        Ok(rows.iter().filter_map(|row| head(row).ok()).collect())
+        let (mut heads, mut unreadable) = (Vec::with_capacity(rows.len()), Ok(()));
+        for row in &rows {
+            match head(row) {
+                Ok(head) => heads.push(head),
+                Err(error) => unreadable = Err(error),
+            }
+        }
+        if let Err(error) = unreadable {
+            if heads.is_empty() {
+                return Err(error.into());
+            }
+            tracing::error!(target: "orchestratum::survey::unreadable", %error, "the queue or key of some commands cannot be read");
+        }
+        Ok(heads)
     }
 
     /// Microseconds until the next scheduled command of a lane is due; `None` if none is scheduled.

@@ -138,7 +138,14 @@ impl Store {
             let (id, fenced_at) = (columns.take::<Uuid>()?, columns.take::<Option<i64>>()?);
             let has_expired = columns.take::<i32>()? != 0;
             let may_fence = has_expired && id != asking.as_uuid();
-            if fenced_at.is_some() || (may_fence && self.fence_one(id).await?) {
+            let is_fenced = fenced_at.is_some()
+                || may_fence
+                    && match self.fence_one(id).await {
+                        // Whoever has locked its row holds up no other.
+                        Err(error) if error.is_conflict() => false,
+                        fenced => fenced?,
+                    };
+            if is_fenced {
                 instances.fenced.push(id.into());
             } else {
                 instances.live += 1;

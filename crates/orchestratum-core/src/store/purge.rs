@@ -35,24 +35,7 @@ impl Store {
         self.write(move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
-                let sql = self
-                    .sql("SELECT id, CASE WHEN finished_at < ")
-                    .now()
-                    .text(" - ")
-                    .bind(micros(age))
-                    .text(" AND state")
-                    .any_text(states.iter().map(|state| state.as_str()))
-                    .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
-                    .bind(after.map_or(Uuid::nil(), CommandId::as_uuid));
-                // The few others have an index, which spares the walk past all that completed.
-                let sql = match states {
-                    [only] if *only != State::Completed => {
-                        sql.text(" AND state = '").text(only.as_str()).text("'").text(NOT_COMPLETED)
-                    }
-                    _ => sql,
-                };
-                let sql = sql.text(" ORDER BY id LIMIT ").bind(i64::try_from(limit).unwrap_or(i64::MAX));
-                let rows = rows_in(transaction, sql).await?;
+                let rows = rows_in(transaction, self.purgeable(self.sql(""), states, age, after, limit)).await?;
                 let mut old = Vec::new();
                 let mut last = None;
                 for row in &rows {
@@ -82,5 +65,33 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// The next ended commands by id, and whether each is to be removed.
+    pub(super) fn purgeable(
+        &self,
+        sql: Sql,
+        states: &[State],
+        age: Duration,
+        after: Option<CommandId>,
+        limit: usize,
+    ) -> Sql {
+        let sql = sql
+            .text("SELECT id, CASE WHEN finished_at < ")
+            .now()
+            .text(" - ")
+            .bind(micros(age))
+            .text(" AND state")
+            .any_text(states.iter().map(|state| state.as_str()))
+            .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
+            .bind(after.map_or(Uuid::nil(), CommandId::as_uuid));
+        // The few others have an index, which spares the walk past all that completed.
+        let sql = match states {
+            [only] if *only != State::Completed => {
+                sql.text(" AND state = '").text(only.as_str()).text("'").text(NOT_COMPLETED)
+            }
+            _ => sql,
+        };
+        sql.text(" ORDER BY id LIMIT ").bind(i64::try_from(limit).unwrap_or(i64::MAX))
     }
 }

@@ -302,17 +302,21 @@ impl Store {
         Ok(())
     }
 
-    /// What a fenced instance held becomes pending again, or failed when it has lost too many leases, or canceled when
-    /// that was asked for. Returns how many; rows that a `complete_in` has locked are left for the next time.
+    /// What an instance held or does not know of becomes pending again, or failed when it has lost too many leases, or
+    /// canceled when that was asked for. Returns how many: what has been settled meanwhile is left alone, and what
+    /// somebody has locked, a `complete_in` for instance, is left for the next time.
     ///
-    /// `lease` is how long leases last, which is how far apart what is lost again and again runs.
-    pub(crate) async fn reclaim(
+    /// The terms are how many leases may be lost, and how long one lasts.
+    pub(crate) async fn take_back(
         &self,
-        fenced: InstanceId,
+        instance: InstanceId,
         held: &[Held],
-        max_losses: u32,
-        lease: Duration,
+        ending: &Ending,
+        terms: (u32, Duration),
     ) -> Result<usize> {
+        if held.is_empty() {
+            return Ok(0);
+        }
         self.write(move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
@@ -320,26 +324,13 @@ impl Store {
                 ids.sort_unstable();
                 let lock = if self.backend.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" };
                 let sql = self.sql("SELECT id, attempt FROM ").rows_of("orchestratum_live", "id", &ids);
-                let sql = sql.text(" AND state = 'running' AND instance = ").bind(fenced.as_uuid()).text(lock);
+                let sql = sql.text(" AND state = 'running' AND instance = ").bind(instance.as_uuid()).text(lock);
                 let mut leases = HashMap::new();
                 for row in rows_in(transaction, sql).await? {
                     let mut columns = Columns::new(&row);
                     leases.insert(columns.take::<Uuid>()?, number(columns.take()?));
                 }
-                self.settle_unattended(transaction, fenced, &leases, &Ending::LostLease, (max_losses, lease)).await
-            })
-        })
-        .await
-    }
-
-    /// Gives back what is leased to an instance that does not hold it; returns how many. What has been settled meanwhile
-    /// is left alone.
-    pub(crate) async fn give_back(&self, instance: InstanceId, leased: &[Held], max_losses: u32) -> Result<usize> {
-        self.write(move |transaction| {
-            Box::pin(async move {
-                let leases = leased.iter().map(|held| (held.id.as_uuid(), held.attempt)).collect();
-                let terms = (max_losses, Duration::ZERO);
-                self.settle_unattended(&transaction, instance, &leases, &Ending::GivenBack, terms).await
+                self.settle_unattended(transaction, instance, &leases, ending, terms).await
             })
         })
         .await

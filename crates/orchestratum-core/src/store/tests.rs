@@ -18,7 +18,7 @@ use crate::store::backend::Purpose;
 use crate::store::claim::Lane;
 use crate::store::instance::{Held, Instances};
 use crate::store::settle::{Lease, Report, Settled};
-use crate::store::sql::{Columns, NOT_COMPLETED, Sql};
+use crate::store::sql::{Columns, Sql};
 use crate::store::{Store, rows_in};
 
 const KEY: &str = "k";
@@ -128,7 +128,11 @@ impl Table {
 
     async fn reclaim(&self, dead: InstanceId, max_losses: u32) -> usize {
         let held = self.held(dead).await;
-        self.store.reclaim(dead, &held, max_losses, Duration::ZERO).await.unwrap()
+        self.store.take_back(dead, &held, &Ending::LostLease, (max_losses, Duration::ZERO)).await.unwrap()
+    }
+
+    async fn give_back(&self, held: &[Held]) {
+        self.store.take_back(self.instance, held, &Ending::GivenBack, (5, Duration::ZERO)).await.unwrap();
     }
 
     async fn settle(&self, lease: Lease, ending: Ending) -> Settled {
@@ -303,11 +307,11 @@ on_every_backend! {
         assert_eq!(table.claim("q").await, 1);
         let held = table.held(table.instance).await;
         assert_eq!(table.store.cancel(id).await.unwrap(), crate::Canceled::Requested);
-        table.store.give_back(table.instance, &held, 5).await.unwrap();
+        table.give_back(&held).await;
         assert_eq!(table.state(id).await, State::Canceled);
         assert_eq!(table.claim("after").await, 1);
         // Again, as after a lost answer: there is nothing left to give back.
-        table.store.give_back(table.instance, &held, 5).await.unwrap();
+        table.give_back(&held).await;
         assert_eq!(table.claim("after").await, 0);
     }
 
@@ -468,8 +472,8 @@ fn a_plan_made_while_nothing_waits_does_not_read_the_whole_table() {
 fn what_did_not_complete_is_found_by_its_index() {
     crate::harness::run(crate::harness::Backend::Sqlite, async |world| {
         let table = Table::new(world).await;
-        let sql = "EXPLAIN QUERY PLAN SELECT id FROM orchestratum_ended WHERE id > x'00' AND state = 'failed'";
-        let sql = table.store.sql(sql).text(NOT_COMPLETED).text(" ORDER BY id LIMIT 5");
+        let explain = table.store.sql("EXPLAIN QUERY PLAN ");
+        let sql = table.store.purgeable(explain, &[State::Failed], Duration::ZERO, None, 5);
         let plan = plan(&table.store.connection(), sql).await;
         assert!(plan.contains("ix_orchestratum_ended__state"), "{plan}");
     });

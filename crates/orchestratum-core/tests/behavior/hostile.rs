@@ -213,6 +213,9 @@ on_every_backend! {
             // No row can be locked alone.
             return;
         }
+        if world.is_pooled() {
+            return skip("a connection behind a pooler has no patience of its own");
+        }
         let (go, gone) = tokio::sync::watch::channel(false);
         let orchestrator = world
             .builder()
@@ -232,7 +235,7 @@ on_every_backend! {
         let running = "SELECT count(*) FROM orchestratum_live WHERE state = 'running'";
         until("all are running", async || number(&connection, running).await == 20).await;
         let transaction = connection.begin().await.unwrap();
-        let one = "SELECT id FROM orchestratum_live ORDER BY id LIMIT 1 FOR UPDATE";
+        let one = "SELECT id FROM orchestratum_live ORDER BY id DESC LIMIT 1 FOR UPDATE";
         transaction.execute_unprepared(one).await.unwrap();
         go.send_replace(true);
         until("the others have ended", async || {

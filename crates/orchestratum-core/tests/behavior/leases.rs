@@ -149,10 +149,10 @@ on_every_backend! {
         // Claimed before it, and not done when it runs.
         let neighbors = client.append_all((0..5).map(|_| NewCommand::new("doze", &()).unwrap().priority(1))).await.unwrap();
         let deadly = client.append(("kill", ())).await.unwrap().id();
-        let mut process = Process::start(world, &ledger, Duration::from_millis(300), None);
+        let mut process = Process::start(world, &ledger, Duration::from_millis(600), None);
         until("all have ended", async || {
             if process.has_exited() {
-                process = Process::start(world, &ledger, Duration::from_millis(300), None);
+                process = Process::start(world, &ledger, Duration::from_millis(600), None);
             }
             client.count(Filter::live()).await.unwrap().value == 0
         })

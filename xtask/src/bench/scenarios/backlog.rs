@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::{Figure, Plan, Subject};
-use crate::bench::measurement::lossy;
+use crate::bench::measurement::{lossy, median};
 use crate::bench::process::Process;
 
 /// Not counted: plans and caches warm up.
 const WARM_UP: u64 = 20_000;
+/// Stretches that are measured, one after the other; the middle one counts. Each lasts for two seconds, in which a
+/// vacuum or the writing of dirty pages can take a third.
+const STRETCHES: u64 = 3;
 
 pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
     let (million, counted) = if plan.quick { (100_000, 30_000) } else { (1_000_000, 100_000) };
@@ -27,13 +30,18 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
         if obstructions > 0 {
             subject.perform(&fresh, "obstruct", &[("kind", kind.to_owned()), ("n", obstructions.to_string())])?;
         }
-        let n = WARM_UP + counted + waiting;
+        let n = WARM_UP + STRETCHES * counted + waiting;
         subject.fill(&fresh, 0, n)?;
         let mut worker = subject.start(&fresh, "work", &[("n", n.to_string())])?;
         worker.tell("go")?;
-        let begun = wait(&mut worker, WARM_UP)?;
-        let ended = wait(&mut worker, WARM_UP + counted)?;
-        let rate = lossy(ended.1 - begun.1) / (ended.0 - begun.0).as_secs_f64();
+        let mut rates = Vec::new();
+        let mut begun = wait(&mut worker, WARM_UP)?;
+        for stretch in 1..=STRETCHES {
+            let ended = wait(&mut worker, WARM_UP + stretch * counted)?;
+            rates.push(lossy(ended.1 - begun.1) / (ended.0 - begun.0).as_secs_f64());
+            begun = ended;
+        }
+        let rate = median(&rates);
         let memory = worker.peak_rss_mib();
         worker.stop()?;
         figures.push(Figure::new(case, "jobs_per_s", rate, counted));
