@@ -13,7 +13,7 @@
 //! blocks its thread can stall neither the loops nor the heartbeat. This module knows no SQL.
 
 use std::any::Any;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,18 +119,24 @@ pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<
 /// Live commands that one statement of a walk through all of them looks at.
 const WINDOW: usize = 50_000;
 
-/// Everything that the database leases to the instance.
+/// Everything that the database leases to these instances.
 ///
-/// No index is kept for it, because it is asked only about an instance that has died or has missed an answer. It walks
-/// through the live table in steps that are answered soon, however many commands wait in it.
-pub(crate) async fn leased_to(store: &Store, config: &Config, instance: InstanceId) -> Result<HashSet<Held>> {
-    let (mut held, mut after) = (HashSet::new(), None);
+/// No index is kept for it, because it is asked only about instances that have died or have missed an answer. It walks
+/// through the live table, once for all of them, in steps that are answered soon, however many commands wait in it.
+pub(crate) async fn leased_to(
+    store: &Store,
+    config: &Config,
+    instances: &[InstanceId],
+) -> Result<HashMap<InstanceId, HashSet<Held>>> {
+    let (mut leased, mut after) = (HashMap::<_, HashSet<Held>>::new(), None);
     loop {
-        let (some, next) = answer(store, config, store.held(instance, after, WINDOW)).await?;
-        held.extend(some);
+        let (some, next) = answer(store, config, store.held(instances, after, WINDOW)).await?;
+        for (instance, held) in some {
+            leased.entry(instance).or_default().insert(held);
+        }
         after = next;
         if after.is_none() {
-            return Ok(held);
+            return Ok(leased);
         }
     }
 }

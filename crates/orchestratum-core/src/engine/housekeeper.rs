@@ -111,14 +111,20 @@ impl Housekeeper {
         let Instances { fenced, live } = self.answer(self.store.fence(own)).await?;
         self.shared.instances.store(live, Ordering::Relaxed);
         self.emptied.retain(|instance, _| fenced.contains(instance));
+        let rests = |emptied: &Emptied| emptied.at.elapsed() < emptied.look_after;
+        let is_due = |instance: &InstanceId| !self.emptied.get(instance).is_some_and(rests);
+        let due: Vec<InstanceId> = fenced.into_iter().filter(is_due).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let mut leased = leased_to(&self.store, &self.shared.config, &due).await?;
         let mut result = Ok(());
-        for instance in fenced {
-            let emptied = self.emptied.get(&instance).copied();
-            if emptied.is_some_and(|emptied| emptied.at.elapsed() < emptied.look_after) {
-                continue;
-            }
-            match self.reclaim_from(instance).await {
+        for instance in due {
+            let held: Vec<Held> = leased.remove(&instance).unwrap_or_default().into_iter().collect();
+            match self.reclaim_from(instance, &held, begun).await {
                 Ok(()) => {
+                    let emptied = self.emptied.get(&instance);
                     let first = self.shared.config.heartbeat_interval() / 2;
                     let look_after = emptied.map_or(first, |emptied| (emptied.look_after * 2).min(LOOK_AGAIN));
                     self.emptied.insert(instance, Emptied { at: Instant::now(), look_after });
@@ -129,13 +135,13 @@ impl Housekeeper {
         result
     }
 
-    async fn reclaim_from(&self, instance: InstanceId) -> Result<()> {
-        let (begun, config) = (Instant::now(), &self.shared.config);
-        let held: Vec<Held> = leased_to(&self.store, config, instance).await?.into_iter().collect();
+    /// What a walk that began then has found of one instance.
+    async fn reclaim_from(&self, instance: InstanceId, held: &[Held], begun: Instant) -> Result<()> {
         if held.is_empty() {
             return self.answer(self.store.forget(instance, begun.elapsed())).await;
         }
-        let (count, result) = take_back(&self.store, config, instance, &held, &Ending::LostLease).await;
+        let config = &self.shared.config;
+        let (count, result) = take_back(&self.store, config, instance, held, &Ending::LostLease).await;
         if count > 0 {
             tracing::warn!(target: "orchestratum::reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();

@@ -182,7 +182,8 @@ impl Poller {
         let Some(doubt) = self.doubt() else { return Ok(()) };
         let (store, config) = (&self.store, &self.shared.config);
         let looked = async {
-            let leased = leased_to(store, config, lease.instance).await?;
+            let mut leased = leased_to(store, config, &[lease.instance]).await?;
+            let leased = leased.remove(&lease.instance).unwrap_or_default();
             let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
             let (count, result) = take_back(store, config, lease.instance, &lost, &Ending::GivenBack).await;
             if count > 0 {

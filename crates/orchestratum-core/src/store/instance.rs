@@ -94,14 +94,14 @@ impl Store {
         Ok(canceled)
     }
 
-    /// What the database leases to the instance among the next `window` live commands by id, and behind which id the
+    /// What the database leases to these instances among the next `window` live commands by id, and behind which id the
     /// next window begins; `None` at the end of the table.
     pub(crate) async fn held(
         &self,
-        instance: InstanceId,
+        instances: &[InstanceId],
         after: Option<Uuid>,
         window: usize,
-    ) -> Result<(Vec<Held>, Option<Uuid>)> {
+    ) -> Result<(Vec<(InstanceId, Held)>, Option<Uuid>)> {
         let after = after.unwrap_or(Uuid::nil());
         let sql = self
             .sql("SELECT id FROM orchestratum_live WHERE id > ")
@@ -109,9 +109,10 @@ impl Store {
             .text(" ORDER BY id LIMIT 1 OFFSET ")
             .bind(i64::try_from(window.saturating_sub(1)).unwrap_or(i64::MAX));
         let last = self.rows(sql).await?.first().map(|row| Columns::new(row).take::<Uuid>()).transpose()?;
+        let instances: Vec<Uuid> = instances.iter().map(|instance| instance.as_uuid()).collect();
         let sql = self
-            .sql("SELECT id, attempt FROM orchestratum_live WHERE state = 'running' AND instance = ")
-            .bind(instance.as_uuid())
+            .sql("SELECT instance, id, attempt FROM orchestratum_live WHERE state = 'running' AND instance")
+            .any(&instances)
             .text(" AND id > ")
             .bind(after);
         let sql = match last {
@@ -121,7 +122,8 @@ impl Store {
         let rows = self.rows(sql).await?;
         let held = rows.iter().map(|row| {
             let mut columns = Columns::new(row);
-            Ok(Held { id: columns.take::<Uuid>()?.into(), attempt: number(columns.take()?) })
+            let instance = columns.take::<Uuid>()?.into();
+            Ok((instance, Held { id: columns.take::<Uuid>()?.into(), attempt: number(columns.take()?) }))
         });
         Ok((held.collect::<Result<_, DbErr>>()?, last))
     }

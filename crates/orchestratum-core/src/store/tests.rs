@@ -121,9 +121,9 @@ impl Table {
     }
 
     async fn held(&self, instance: InstanceId) -> Vec<Held> {
-        let (held, next) = self.store.held(instance, None, 1_000).await.unwrap();
+        let (held, next) = self.store.held(&[instance], None, 1_000).await.unwrap();
         assert_eq!(next, None);
-        held
+        held.into_iter().map(|(_, held)| held).collect()
     }
 
     async fn reclaim(&self, dead: InstanceId, max_losses: u32) -> usize {
@@ -333,17 +333,26 @@ on_every_backend! {
     }
 
     async fn all_that_is_leased_is_found_wherever_the_walk_is_cut(world) {
-        let table = Table::new(world).await;
-        let mut wanted = Vec::new();
+        let mut table = Table::new(world).await;
+        let (mut wanted, mut instances) = (Vec::new(), Vec::new());
         for number in 0..7 {
-            let state = if number % 3 == 0 { State::Pending } else { State::Running };
+            // The last instance is nobody that is asked about.
+            if number == 4 || number == 6 {
+                table.instance = InstanceId::new();
+                table.store.register(table.instance, "another", Duration::from_secs(3600)).await.unwrap();
+            }
+            let state = if number % 3 == 1 { State::Pending } else { State::Running };
             let id = table.in_state(state, &format!("q{number}")).await;
-            wanted.extend((state == State::Running).then_some(Held { id, attempt: 1 }));
+            if number < 6 {
+                instances.push(table.instance);
+                wanted.extend((state == State::Running).then_some((table.instance, Held { id, attempt: 1 })));
+            }
         }
+        instances.dedup();
         for window in 1..9 {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let (held, next) = table.store.held(table.instance, after, window).await.unwrap();
+                let (held, next) = table.store.held(&instances, after, window).await.unwrap();
                 assert!(held.len() <= window);
                 found.extend(held);
                 after = next;
@@ -351,7 +360,7 @@ on_every_backend! {
                     break;
                 }
             }
-            found.sort_unstable_by_key(|held| held.id);
+            found.sort_unstable_by_key(|(_, held)| held.id);
             assert_eq!(found, wanted);
         }
     }
