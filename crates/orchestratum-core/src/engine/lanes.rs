@@ -27,6 +27,8 @@ struct State {
     wanted: Option<Instant>,
     /// Where claims have come to: nothing that is due lay before it when the lane was last read. `None`: nobody knows.
     reached: Option<Timestamp>,
+    /// What the survey that asked for the next look has found first, so that the look need not walk to it again.
+    head: Option<Timestamp>,
     /// The last claim was full: more is due at once.
     streak: bool,
     /// When the lane last had its turn.
@@ -49,6 +51,8 @@ pub(crate) struct Pick {
     pub(crate) lane: Lane,
     /// From where on to read the lane.
     pub(crate) after: Timestamp,
+    /// Nothing that is due lies before that.
+    from_start: bool,
     /// How many commands to take at most.
     pub(crate) room: usize,
     announced: bool,
@@ -98,11 +102,12 @@ impl Lanes {
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
             let state = known.remove(&head.lane).unwrap_or(State::new(now));
-            self.lanes.insert(head.lane, State { wanted: now.checked_add(wait), looked_ahead: false, ..state });
+            let (wanted, first) = (now.checked_add(wait), Some(head.due_at).filter(|_| state.reached.is_none()));
+            self.lanes.insert(head.lane, State { wanted, head: first, looked_ahead: false, ..state });
         }
         // Where it has come to is worth knowing when the lane gets its next command.
         let lately = known.into_iter().filter(|(_, state)| state.claims > 0 || state.turn + REMEMBER > now);
-        self.lanes.extend(lately.map(|(lane, state)| (lane, State { wanted: None, ..state })));
+        self.lanes.extend(lately.map(|(lane, state)| (lane, State { wanted: None, head: None, ..state })));
     }
 
     /// Somebody has announced a command of this lane, to every worker that serves it.
@@ -130,6 +135,8 @@ impl Lanes {
         let unknown = || State { wanted: Some(due), ..State::new(Instant::now()) };
         let state = self.lanes.entry(lane).or_insert_with(unknown);
         state.wanted = Some(state.wanted.map_or(due, |known| known.min(due)));
+        // What is hinted at may lie before it.
+        state.head = None;
     }
 
     /// Starts, or starts again, to look out for commands whose transaction may commit at any time.
@@ -191,15 +198,16 @@ impl Lanes {
         let (lane, _, room) = best?;
         let lane = lane.clone();
         let state = self.lanes.get_mut(&lane)?;
-        let after = state.reached.filter(|_| !state.may_look_from_start(now));
-        if after.is_none() {
+        let (head, after) = (state.head.take(), state.reached.filter(|_| !state.may_look_from_start(now)));
+        let from_start = after.is_none();
+        if from_start {
             state.looked = Some((now, Duration::ZERO));
         }
         state.wanted = state.wanted.filter(|wanted| *wanted > now);
         state.claims += 1;
         state.turn = now;
         let announced = std::mem::take(&mut state.announced);
-        Some(Pick { lane, after: after.unwrap_or(FROM_START), room, announced })
+        Some(Pick { lane, after: after.or(head).unwrap_or(FROM_START), from_start, room, announced })
     }
 
     /// Lanes that are due but were left out because their queue has no room.
@@ -218,7 +226,7 @@ impl Lanes {
         let now = Instant::now();
         let Some(state) = self.lanes.get_mut(&pick.lane) else { return true };
         state.claims = state.claims.saturating_sub(1);
-        let from_start = pick.after == FROM_START;
+        let from_start = pick.from_start;
         if let (true, Some((since, cost))) = (from_start, &mut state.looked) {
             *cost = now.duration_since(*since).min(LONGEST_COST);
         }
@@ -289,6 +297,7 @@ impl State {
         Self {
             wanted: Some(now),
             reached: None,
+            head: None,
             streak: false,
             turn: now,
             looked: None,
@@ -325,7 +334,7 @@ mod tests {
     }
 
     fn head(key: &str, priority: i16, due_in_micros: i64) -> Head {
-        Head { lane: lane(key, priority), due_in_micros }
+        Head { lane: lane(key, priority), due_at: Timestamp::from_micros(due_in_micros), due_in_micros }
     }
 
     fn picked(lanes: &mut Lanes, room: usize) -> Option<(Lane, Timestamp)> {
@@ -389,7 +398,7 @@ mod tests {
             while under_way.len() < 2
                 && let Some(pick) = lanes.pick(|_| 1)
             {
-                looks += usize::from(pick.after == FROM_START);
+                looks += usize::from(pick.from_start);
                 under_way.push_back(pick);
             }
             // Each is answered 10 ms after the one before it.
@@ -421,7 +430,7 @@ mod tests {
         for claim in 0..1_000 {
             lanes.hint(lane("a", 0), Instant::now());
             let pick = lanes.pick(|_| 10).unwrap();
-            let from_start = pick.after == FROM_START;
+            let from_start = pick.from_start;
             looks += usize::from(from_start);
             tokio::time::advance(Duration::from_millis(if from_start { 50 } else { 5 })).await;
             assert_eq!(lanes.took(&pick, 1, Some(Timestamp::from_micros(claim))), from_start);
@@ -429,6 +438,24 @@ mod tests {
         assert!((3..=6).contains(&looks), "{looks} looks of 50 ms in five seconds");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)), "and once more when all is quiet");
+    }
+
+    /// A new process in front of a million dead index entries has walked past them once.
+    #[test]
+    fn a_first_look_begins_where_the_survey_has_found_something() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, -5)].into_iter());
+        let pick = lanes.pick(|_| 2).unwrap();
+        assert_eq!(pick.after, Timestamp::from_micros(-5));
+        assert!(lanes.took(&pick, 1, Some(Timestamp::from_micros(-5))), "as good as a look from the start");
+    }
+
+    #[test]
+    fn a_hint_after_a_survey_is_looked_for_from_the_start() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 60_000_000)].into_iter());
+        lanes.hint(lane("a", 0), Instant::now());
+        assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)), "it may be due before the head");
     }
 
     #[test]
@@ -527,7 +554,7 @@ mod tests {
     fn a_full_queue_does_not_hide_another() {
         let mut lanes = Lanes::default();
         let other = Lane { queue: "mail".to_owned(), ..lane("a", 0) };
-        lanes.learn([head("a", 9, 0), Head { lane: other.clone(), due_in_micros: 0 }].into_iter());
+        lanes.learn([head("a", 9, 0), Head { lane: other.clone(), ..head("b", 0, 0) }].into_iter());
         assert_eq!(lanes.waiting_for_room(), ["default", "mail"]);
         assert_eq!(lanes.pick(|queue| usize::from(queue == "mail")).unwrap().lane, other);
     }

@@ -30,7 +30,9 @@ pub(crate) struct Lane {
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) lane: Lane,
-    /// Microseconds until the first live command of the lane is due; it may be running already.
+    /// When the first live command of the lane is due; it may be running already.
+    pub(crate) due_at: Timestamp,
+    /// Microseconds until then.
     pub(crate) due_in_micros: i64,
 }
 
@@ -128,12 +130,14 @@ impl Store {
                 ) ",
             )
         };
-        let sql = sql.text("SELECT queue, command_key, priority, run_at - ").now().text(" FROM lane").text(condition);
+        let sql =
+            sql.text("SELECT queue, command_key, priority, run_at, run_at - ").now().text(" FROM lane").text(condition);
         let rows = self.rows(sql).await?;
         let head = |row: &QueryResult| {
             let mut columns = Columns::new(row);
             let lane = Lane { queue: columns.take()?, key: columns.take()?, priority: columns.take()? };
-            Ok::<_, DbErr>(Head { lane, due_in_micros: columns.take()? })
+            let due_at = Timestamp::from_micros(columns.take()?);
+            Ok::<_, DbErr>(Head { lane, due_at, due_in_micros: columns.take()? })
         };
         let (mut heads, mut unreadable) = (Vec::with_capacity(rows.len()), Ok(()));
         for row in &rows {
