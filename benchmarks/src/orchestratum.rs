@@ -1,12 +1,14 @@
 //! Orchestratum as a measured program.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use orchestratum_bench_program::{Options, Payload, Queue, Task, finished, is_watched, work};
-use orchestratum_core::{Command, Context, Orchestrator};
+use orchestratum_core::{Command, Context, Orchestrator, Worker};
 use sea_orm::ConnectionTrait as _;
+use tokio::sync::Mutex;
 
 fn main() -> ExitCode {
     orchestratum_bench_program::run::<Ours>()
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
 #[derive(Clone)]
 struct Ours {
     orchestrator: Orchestrator,
+    worker: Arc<Mutex<Option<Worker>>>,
 }
 
 const KEY: &str = "noop";
@@ -33,7 +36,7 @@ impl Queue for Ours {
             builder = builder.concurrency(5_000).claim_batch(1_000);
         }
         let orchestrator = builder.executor(KEY, handle).build().await?;
-        Ok(Self { orchestrator })
+        Ok(Self { orchestrator, worker: Arc::default() })
     }
 
     async fn set_up(&self) -> Result<()> {
@@ -79,7 +82,14 @@ impl Queue for Ours {
     }
 
     async fn start(&self) -> Result<()> {
-        self.orchestrator.start().detach();
+        *self.worker.lock().await = Some(self.orchestrator.start());
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<()> {
+        if let Some(worker) = self.worker.lock().await.take() {
+            worker.shutdown().await?;
+        }
         Ok(())
     }
 

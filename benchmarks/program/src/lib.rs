@@ -56,6 +56,11 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// Starts a worker that runs until the process ends.
     fn start(&self) -> impl Future<Output = Result<()>> + Send;
 
+    /// Ends the worker as its library asks for, where the next process would otherwise take it for dead.
+    fn stop(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// How many commands are not durably done, those that count as obstruction left out.
     fn left(&self) -> impl Future<Output = Result<u64>> + Send;
 }

@@ -51,6 +51,9 @@ pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
     while runner.next().await == "left" {
         say(&json!({ "left": queue.left().await? }));
     }
+    if worked {
+        queue.stop().await?;
+    }
     ledger::save(options.ledger.as_deref(), options.times.as_deref(), options.finished.as_deref())
 }
 
