@@ -5,6 +5,7 @@
 
 mod chart;
 mod database;
+mod kernel;
 mod measurement;
 mod process;
 mod programs;

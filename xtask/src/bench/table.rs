@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use super::measurement::{Measurement, median};
 
 /// Which figures get a column, and what it is called.
-const COLUMNS: [(&str, &str); 13] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("jobs_per_s", "jobs/s"),
+    ("share_of_undisturbed", "of undisturbed"),
     ("p50_ms", "p50 ms"),
     ("p95_ms", "p95 ms"),
     ("p99_ms", "p99 ms"),

@@ -185,13 +185,7 @@ impl Store {
             }
             None => (self.sql("WITH "), ""),
         };
-        let sql = guard
-            .text("live AS (")
-            .insert(&LIVE, live_columns(rows))
-            .text(only_if)
-            .text(") ")
-            .insert(&COMMANDS, command_columns(rows))
-            .text(only_if);
+        let sql = inserts(guard, rows, only_if);
         // Only with leases something is read that others write.
         let count = if leases.is_some() { self.execute(sql).await? } else { self.execute_once(sql).await? };
         Ok(count > 0)
@@ -233,11 +227,29 @@ async fn insert_in(
 ) -> Result<Vec<Stored>> {
     let plain = plain_rows(commands, &stored, leases);
     for rows in chunks(&plain, backend) {
-        execute_in(transaction, Sql::new(backend, "").insert(&LIVE, live_columns(rows))).await?;
-        execute_in(transaction, Sql::new(backend, "").insert(&COMMANDS, command_columns(rows))).await?;
+        for sql in insert_statements(backend, rows) {
+            execute_in(transaction, sql).await?;
+        }
     }
     insert_unique(transaction, backend, commands, &mut stored).await?;
     Ok(stored)
+}
+
+/// What inserts these rows into both tables: one statement where one can do both, which spares a round trip.
+fn insert_statements(backend: Backend, rows: &[Row<'_>]) -> Vec<Sql> {
+    if backend.chains_writes() {
+        return vec![inserts(Sql::new(backend, "WITH "), rows, "")];
+    }
+    vec![
+        Sql::new(backend, "").insert(&LIVE, live_columns(rows)),
+        Sql::new(backend, "").insert(&COMMANDS, command_columns(rows)),
+    ]
+}
+
+/// Behind a `WITH`: the inserts into both tables, if the condition holds.
+fn inserts(sql: Sql, rows: &[Row<'_>], only_if: &str) -> Sql {
+    let sql = sql.text("live AS (").insert(&LIVE, live_columns(rows)).text(only_if).text(") ");
+    sql.insert(&COMMANDS, command_columns(rows)).text(only_if)
 }
 
 /// Ids for commands, those of their leases where they have one.
