@@ -1,5 +1,6 @@
 //! The append under construction.
 
+use std::collections::HashMap;
 use std::future::IntoFuture;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::orchestrator::Orchestrator;
 use crate::resolve::resolve;
 use crate::retry::RetryPolicy;
 use crate::store::append::{Stored, append_in};
+use crate::store::claim::Lane;
 
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,8 +208,10 @@ async fn within(
     let store = shared.store_for(transaction)?;
     let stored = append_in(transaction, store.backend, &commands, !store.poll_only).await?;
     if !store.announces() {
-        // Nothing will say when the transaction commits.
-        std::iter::zip(&commands, &stored).for_each(|(command, stored)| shared.wake.arm(&lane(command), stored.id));
+        // Nothing will say when the transaction commits. One command of each lane shows that it has.
+        let first: HashMap<Lane, CommandId> =
+            std::iter::zip(&commands, &stored).rev().map(|(command, stored)| (lane(command), stored.id)).collect();
+        first.iter().for_each(|(lane, id)| shared.wake.arm(lane, *id));
     }
     Ok(stored)
 }

@@ -18,9 +18,9 @@ use crate::engine::wake::Wake;
 use crate::error::{Error, Result};
 use crate::instant::Timestamp;
 use crate::notifier::Notifier;
-use crate::store::Store;
 use crate::store::append::Stored;
 use crate::store::claim::Lane;
+use crate::store::{Store, together};
 
 /// One append on its way to the database.
 #[derive(Debug)]
@@ -77,9 +77,12 @@ impl Writer {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                let write = AssertUnwindSafe(self.write(std::mem::take(&mut batch)));
-                // No panic ends the loop: those who wait for this batch hear that nobody will answer.
-                let _ = write.catch_unwind().await;
+                while !batch.is_empty() {
+                    let rest = batch.split_off(together(&batch, MAX_BATCH, |pending| pending.command.payload.len()));
+                    let write = AssertUnwindSafe(self.write(std::mem::replace(&mut batch, rest)));
+                    // No panic ends the loop: those who wait for this batch hear that nobody will answer.
+                    let _ = write.catch_unwind().await;
+                }
             }
         });
         queue

@@ -17,7 +17,7 @@ use crate::retry::{RetryDelay, RetryPolicy};
 use crate::verdict::Verdict;
 
 /// Runs one attempt: the payload and the output are JSON text.
-type Run = dyn Fn(String, Context) -> BoxFuture<'static, anyhow::Result<Option<String>>> + Send + Sync;
+type Run = dyn Fn(Arc<str>, Context) -> BoxFuture<'static, anyhow::Result<Option<String>>> + Send + Sync;
 
 /// Computes follow-ups from the payload and the output, both as JSON text.
 type OnSuccess = dyn Fn(&str, &str) -> anyhow::Result<Vec<Command>> + Send + Sync;
@@ -79,7 +79,7 @@ impl Executor {
     pub fn from_json(
         key: impl Into<String>,
         origin: impl Into<String>,
-        run: impl Fn(String, Context) -> BoxFuture<'static, anyhow::Result<Option<String>>> + Send + Sync + 'static,
+        run: impl Fn(Arc<str>, Context) -> BoxFuture<'static, anyhow::Result<Option<String>>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             key: key.into(),

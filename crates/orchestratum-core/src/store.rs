@@ -53,6 +53,20 @@ pub(crate) struct Store {
 /// the second time; the rest is for crowds.
 const RACES: usize = 8;
 
+/// How many bytes of text one statement, and one transaction of the engine, brings: MariaDB's `max_allowed_packet` is
+/// 16 MiB by default, and whoever shares a transaction waits for all of it.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many of the first items go together: at most so many, and no more bytes than that, but one at least.
+pub(crate) fn together<T>(items: &[T], most: usize, bytes_of: impl Fn(&T) -> usize) -> usize {
+    let mut bytes = 0;
+    let fits = items.iter().take(most).take_while(|item| {
+        bytes += bytes_of(item);
+        bytes <= MOST_BYTES
+    });
+    fits.count().max(1).min(items.len())
+}
+
 impl Store {
     pub(crate) fn new(connection: DatabaseConnection, poll_only: bool) -> Result<Self> {
         let backend = Backend::of(&connection)?;

@@ -144,7 +144,7 @@ impl Attempt {
             return Ending::Fatal(storable(&format!("its row cannot be read: {damage}")));
         }
         let run = executor.run.clone();
-        let payload = self.claimed.payload.clone();
+        let payload = Arc::clone(&self.claimed.payload);
         // The call that makes the future may panic as well.
         let handler = AssertUnwindSafe(async move { run(payload, context).await }).catch_unwind();
         match tokio::time::timeout(self.timeout, handler).await {

@@ -15,8 +15,8 @@ use crate::engine::{Shared, answer, guarded, is_about_the_batch, quietly, storab
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
-use crate::store::Store;
-use crate::store::settle::Settled;
+use crate::store::settle::{Report, Settled, follow_ups};
+use crate::store::{Store, together};
 
 /// The settling loop.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Finisher {
                 busy => busy < at_once && gathered.len() >= WORTH_A_SECOND,
             };
             if worth_it {
-                let rest = gathered.split_off(gathered.len().min(MAX_BATCH));
+                let rest = gathered.split_off(together(&gathered, MAX_BATCH, |finished| finished.report.weight()));
                 under_way.push(self.settler.clone().settle_batch(std::mem::replace(&mut gathered, rest)));
             }
         }
@@ -229,11 +229,11 @@ impl Settler {
     fn tell(&self, finished: &[Finished], settled: &[Settled]) {
         for (finished, settled) in std::iter::zip(finished, settled) {
             self.tell_one(finished, *settled);
-            announce(&self.shared.wake, &finished.report.on_success);
-            if finished.attempt.claimed.follow_ups.is_some() {
-                self.shared.wake.survey();
-            }
         }
+        let reports: Vec<&Report> = finished.iter().map(AsRef::as_ref).collect();
+        let appended = follow_ups(&reports, settled);
+        announce(&self.shared.wake, &appended);
+        self.shared.notifier.announce(&appended);
         let is_live = |settled: &Settled| matches!(settled, Settled::Now(state) if !state.has_ended());
         let ended = std::iter::zip(finished, settled).filter(|(_, settled)| !is_live(settled));
         self.shared.wake.ended(ended.map(|(finished, _)| finished.attempt.lease.id));

@@ -43,6 +43,8 @@ struct State {
     misses: u32,
     /// Nothing was claimed since it was asked when the next command is due, and whoever appends says when.
     looked_ahead: bool,
+    /// How many bytes of text a command has brought lately. `None`: nobody knows.
+    weight: Option<usize>,
 }
 
 /// A claim to be made.
@@ -78,6 +80,11 @@ const LOOK_FROM_START: Duration = Duration::from_secs(1);
 const LOOK_COST: u32 = 20;
 /// A look that took longer has waited for something else than index entries.
 const LONGEST_COST: Duration = Duration::from_millis(500);
+
+/// How many bytes of payloads one claim may bring, about, and how many commands as long as their size is not known: the
+/// memory of a worker does not grow with the size of payloads as it would by the largest claim of the largest ones.
+const CLAIM_BYTES: usize = 4 * 1024 * 1024;
+const UNWEIGHED: usize = 50;
 
 /// How long a lane without commands is remembered.
 const REMEMBER: Duration = Duration::from_secs(60);
@@ -171,8 +178,8 @@ impl Lanes {
         self.armed(lane, now).until = now + EXPECT_MORE;
     }
 
-    /// The claim to make next: of the lanes that are due and have `room`, from the one with the highest priority, then
-    /// the one that has waited longest.
+    /// The claim to make next: of the lanes that are due and whose queue has `room`, from the one with the highest priority,
+    /// then the one that has waited longest; as many commands as there is room for, or fewer if they are large.
     ///
     /// The claim counts as under way until [`took`](Self::took) or [`failed`](Self::failed).
     pub(crate) fn pick(&mut self, mut room: impl FnMut(&str) -> usize) -> Option<Pick> {
@@ -191,7 +198,9 @@ impl Lanes {
             if better {
                 let room = room(&lane.queue);
                 if room > 0 {
-                    best = Some((lane, due, room));
+                    // Whether there is room does not depend on the size: a lane of large commands would otherwise wait
+                    // for as long as one of small ones keeps the queue full.
+                    best = Some((lane, due, room.min(state.portion())));
                 }
             }
         }
@@ -218,6 +227,14 @@ impl Lanes {
         queues.sort_unstable();
         queues.dedup();
         queues
+    }
+
+    /// Commands of the lane have brought so many bytes. What was heavier is forgotten little by little.
+    pub(crate) fn weighed(&mut self, lane: &Lane, count: usize, bytes: usize) {
+        if let Some(state) = self.lanes.get_mut(lane) {
+            let before = state.weight.unwrap_or_default();
+            state.weight = Some((bytes / count.max(1)).max(before - before / 8));
+        }
     }
 
     /// A claim took so many commands, the last one due at `last`. `true`: the lane has nothing more that is due, and it
@@ -305,7 +322,13 @@ impl State {
             announced: false,
             misses: 0,
             looked_ahead: false,
+            weight: None,
         }
+    }
+
+    /// How many commands the next claim may take, by their size.
+    fn portion(&self) -> usize {
+        self.weight.map_or(UNWEIGHED, |weight| (CLAIM_BYTES / weight.max(1)).max(1))
     }
 
     /// When the next claim is to be made. A lane gets a second claim at once only in a streak: otherwise the first
@@ -557,5 +580,26 @@ mod tests {
         lanes.learn([head("a", 9, 0), Head { lane: other.clone(), ..head("b", 0, 0) }].into_iter());
         assert_eq!(lanes.waiting_for_room(), ["default", "mail"]);
         assert_eq!(lanes.pick(|queue| usize::from(queue == "mail")).unwrap().lane, other);
+    }
+
+    #[test]
+    fn a_claim_of_large_payloads_takes_few() {
+        let mut lanes = Lanes::default();
+        lanes.learn([head("a", 0, 0)].into_iter());
+        let mut claim = |bytes: usize| {
+            let pick = lanes.pick(|_| usize::MAX).unwrap();
+            lanes.weighed(&pick.lane, pick.room, pick.room * bytes);
+            lanes.took(&pick, pick.room, Some(Timestamp::from_micros(1)));
+            pick.room
+        };
+        assert_eq!(claim(1024 * 1024), UNWEIGHED, "nobody knows what they weigh");
+        assert_eq!(claim(1024 * 1024), 4);
+        assert!((4..10).contains(&claim(100)), "the next ones may be large again");
+        for _ in 0..100 {
+            claim(100);
+        }
+        assert!(claim(100) > 10_000);
+        assert!(claim(CLAIM_BYTES * 2) > 10_000);
+        assert_eq!(claim(CLAIM_BYTES * 2), 1, "one at least");
     }
 }

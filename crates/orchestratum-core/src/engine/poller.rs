@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::store::Store;
-use crate::store::claim::{Lane, Taken};
+use crate::store::claim::{Claimed, Lane, Taken};
 use crate::store::instance::Held;
 
 /// The claiming loop. One a worker, with two claims under way in a backlog: while the commands of one are started the
@@ -158,6 +158,7 @@ impl Poller {
         self.starter.slots.release(&lane.queue, pick.room.saturating_sub(count));
         if count > 0 {
             self.lanes.saw(lane, taken.commands.iter().map(|command| command.id));
+            self.lanes.weighed(lane, count, taken.commands.iter().map(Claimed::weight).sum());
             if !self.store.announces() {
                 self.lanes.expect_more(lane.clone());
             }
@@ -236,9 +237,8 @@ impl Poller {
         // second has waited for something else.
         let cost = begun.elapsed().min(Duration::from_millis(500));
         *next_survey = Instant::now() + jittered(self.shared.config.polling_interval).max(cost * 20);
-        let (registry, config) = (&self.shared.registry, &self.shared.config);
-        let ours = |lane: &Lane| config.serves(&lane.queue) && registry.get(&lane.key).is_some();
-        self.lanes.learn(heads.into_iter().filter(|head| ours(&head.lane)));
+        let ours: Vec<_> = heads.into_iter().filter(|head| self.serves(&head.lane)).collect();
+        self.lanes.learn(ours.into_iter());
         Ok(())
     }
 

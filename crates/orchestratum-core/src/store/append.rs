@@ -13,7 +13,7 @@ use crate::state::State;
 use crate::store::backend::Backend;
 use crate::store::settle::stored as counter;
 use crate::store::sql::{Column, Columns, Expression, Kind, Sql, Table};
-use crate::store::{Store, execute_in, rows_in};
+use crate::store::{Store, execute_in, rows_in, together};
 
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +97,7 @@ pub(super) const LIVE: Table = Table {
     ],
 };
 
-/// Statements stay below this many bytes of payloads and follow-ups: MariaDB's `max_allowed_packet` is 16 MiB by default.
-const MAX_STATEMENT_BYTES: usize = 4 * 1024 * 1024;
-/// And below this many rows: beyond it a larger statement gains nothing.
+/// The most rows of one statement: beyond it a larger one gains nothing.
 const MAX_STATEMENT_ROWS: usize = 2_000;
 
 impl Store {
@@ -366,14 +364,7 @@ fn chunks<'r, 'a>(rows: &'r [Row<'a>], backend: Backend) -> impl Iterator<Item =
     let most = MAX_STATEMENT_ROWS.min(backend.max_values() / COMMANDS.inputs.len().max(LIVE.inputs.len()));
     let mut rest = rows;
     std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(most).take_while(|row| {
-            bytes += row.bytes();
-            bytes <= MAX_STATEMENT_BYTES
-        });
-        // One that is larger than a statement should be goes alone.
-        let count = fits.count().max(1).min(rest.len());
-        let (chunk, others) = rest.split_at(count);
+        let (chunk, others) = rest.split_at(together(rest, most, Row::bytes));
         rest = others;
         (!chunk.is_empty()).then_some(chunk)
     })

@@ -7,7 +7,10 @@ use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, IsolationLevel, RuntimeErr, SqliteTransactionMode, TransactionOptions,
 };
 
+use uuid::Uuid;
+
 use crate::error::{Error, Result};
+use crate::store::sql::Kind;
 
 mod connect;
 mod listen;
@@ -63,10 +66,30 @@ impl Backend {
         }
     }
 
-    /// Whether rows can be inserted as a `SELECT` from a source that holds only what differs between them. MariaDB
-    /// cannot name the columns of such a source.
-    pub(crate) const fn inserts_selected(self) -> bool {
-        matches!(self, Self::Postgres | Self::Sqlite)
+    /// How what differs between the rows of an insert is given.
+    pub(crate) const fn lists(self) -> Lists {
+        match self {
+            Self::Postgres => Lists::Arrays,
+            // It cannot name the columns of a list of values.
+            Self::Mysql => Lists::Json,
+            Self::Sqlite => Lists::Values,
+        }
+    }
+
+    /// The value in a column of such a list.
+    pub(crate) fn listed(self, column: &str, kind: Kind) -> String {
+        let (null_id, id) = match self {
+            Self::Sqlite => return column.to_owned(),
+            Self::Postgres => (format!("'{}'::uuid", Uuid::nil()), column.to_owned()),
+            Self::Mysql => (format!("UNHEX('{}')", Uuid::nil().simple()), format!("UNHEX({column})")),
+        };
+        match kind {
+            Kind::Id => id,
+            Kind::NullableId => format!("NULLIF({id}, {null_id})"),
+            Kind::NullableText => format!("NULLIF({column}, '')"),
+            Kind::NullableNumber => format!("NULLIF({column}, -1)"),
+            Kind::Text | Kind::Small | Kind::Int | Kind::Big => column.to_owned(),
+        }
     }
 
     /// Whether arrays can be bound as one value.
@@ -174,6 +197,17 @@ impl Backend {
             Self::Postgres | Self::Mysql => 65_000,
         }
     }
+}
+
+/// How many rows are given to one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lists {
+    /// One array a column; those of the driver have no nulls.
+    Arrays,
+    /// One JSON text.
+    Json,
+    /// One bound value for each.
+    Values,
 }
 
 /// What the driver calls an error.

@@ -42,7 +42,7 @@ pub(crate) struct Claimed {
     pub(crate) id: CommandId,
     pub(crate) attempt: u32,
     pub(crate) lane: Arc<Lane>,
-    pub(crate) payload: String,
+    pub(crate) payload: Arc<str>,
     pub(crate) timeout_ms: i64,
     pub(crate) retry_count: u32,
     pub(crate) failures: u32,
@@ -55,12 +55,17 @@ pub(crate) struct Claimed {
 impl Claimed {
     /// Reads the columns [`COMMAND`].
     fn read(&mut self, wide: &mut Columns<'_>) -> Result<(), DbErr> {
-        self.payload = wide.take()?;
+        self.payload = wide.take::<String>()?.into();
         self.timeout_ms = wide.take()?;
         self.retry_count = number(wide.take()?);
         self.retry_policy = wide.take()?;
         self.follow_ups = wide.take()?;
         Ok(())
+    }
+
+    /// How many bytes of text it has brought.
+    pub(crate) fn weight(&self) -> usize {
+        self.payload.len() + self.follow_ups.as_ref().map_or(0, String::len)
     }
 
     /// A command that was stored under a lease.
@@ -71,7 +76,7 @@ impl Claimed {
             retry_policy: command.stored_policy(),
             follow_ups: command.stored_follow_ups(),
             lane: Arc::new(Lane { queue: command.queue, key: command.key, priority: command.priority }),
-            payload: command.payload,
+            payload: command.payload.into(),
             timeout_ms: command.timeout_ms,
             retry_count: number(command.retry_count),
             failures: 0,
@@ -345,7 +350,7 @@ impl Leased {
             attempt: number(self.attempt),
             failures: number(self.failures),
             lane: Arc::clone(lane),
-            payload: String::new(),
+            payload: Arc::default(),
             timeout_ms: 0,
             retry_count: 0,
             retry_policy: None,

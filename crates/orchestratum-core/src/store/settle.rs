@@ -18,7 +18,7 @@ use crate::store::append::append_in;
 use crate::store::claim::number;
 use crate::store::instance::{Held, micros};
 use crate::store::sql::{Column, Columns, Expression, Kind, Sql, Table};
-use crate::store::{Store, execute_in, rows_in};
+use crate::store::{Store, execute_in, rows_in, together};
 
 /// The right to end one attempt of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,7 +114,7 @@ pub(super) struct Ended<'a> {
 
 impl Store {
     /// Settles all reports in one transaction, each on its own merits. Durable when it returns; the answers are in the
-    /// order of the reports. Repeating a call whose answer was lost is safe: what was settled answers
+    /// order of the reports. Nobody is told of the [`follow_ups`]: behind the commit that is the caller's. Repeating a call whose answer was lost is safe: what was settled answers
     /// [`Settled::LeaseLost`], for its lease is gone.
     pub(crate) async fn settle(&self, reports: &[impl AsRef<Report> + Sync]) -> Result<Vec<Settled>> {
         let reports: &[&Report] = &reports.iter().map(AsRef::as_ref).collect::<Vec<_>>();
@@ -123,10 +123,15 @@ impl Store {
         {
             return self.complete_at_once(lease, reports).await;
         }
-        self.write(move |transaction| Box::pin(async move { self.settle_in(&transaction, reports).await })).await
+        self.write(move |transaction| Box::pin(async move { self.settle_in(&transaction, reports, false).await })).await
     }
 
-    async fn settle_in(&self, transaction: &DatabaseTransaction, reports: &[&Report]) -> Result<Vec<Settled>> {
+    async fn settle_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        reports: &[&Report],
+        notifies: bool,
+    ) -> Result<Vec<Settled>> {
         let mut settled = vec![Settled::LeaseLost; reports.len()];
         let (done, others): (Vec<usize>, Vec<usize>) =
             (0..reports.len()).partition(|index| matches!(reports[*index].ending, Ending::Completed(_)));
@@ -134,14 +139,9 @@ impl Store {
         for index in others {
             settled[index] = self.settle_one(transaction, reports[index]).await?;
         }
-        let mut follow_ups = Vec::new();
-        for (report, settled) in std::iter::zip(reports, &settled) {
-            if let Settled::Now(state) = settled {
-                follow_ups.extend(report.follow_ups_of(*state));
-            }
-        }
+        let follow_ups = follow_ups(reports, &settled);
         if !follow_ups.is_empty() {
-            append_in(transaction, self.backend, &follow_ups, !self.poll_only).await?;
+            append_in(transaction, self.backend, &follow_ups, notifies && !self.poll_only).await?;
         }
         Ok(settled)
     }
@@ -365,7 +365,7 @@ impl Store {
                 });
             }
         }
-        let settled = self.settle_in(transaction, &reports.iter().collect::<Vec<_>>()).await?;
+        let settled = self.settle_in(transaction, &reports.iter().collect::<Vec<_>>(), true).await?;
         Ok(settled.iter().filter(|settled| matches!(settled, Settled::Now(_))).count())
     }
 
@@ -374,25 +374,42 @@ impl Store {
     /// Removes, and thereby locks, the live row: the row that a reclaim would have to write and that no heartbeat
     /// touches. Until the commit, others see the command running.
     pub(crate) async fn complete_in(&self, transaction: &DatabaseTransaction, report: &Report) -> Result<Settled> {
-        let settled = self.settle_in(transaction, &[report]).await?;
+        let settled = self.settle_in(transaction, &[report], true).await?;
         Ok(settled[0])
     }
+}
+
+/// What is appended on account of these endings.
+pub(crate) fn follow_ups(reports: &[&Report], settled: &[Settled]) -> Vec<NewCommand> {
+    let mut follow_ups = Vec::new();
+    for (report, settled) in std::iter::zip(reports, settled) {
+        if let Settled::Now(state) = settled {
+            follow_ups.extend(report.follow_ups_of(*state));
+        }
+    }
+    follow_ups
 }
 
 /// The lease (with any id) of a batch that can be completed in one statement: nothing to decide, nothing to append.
 fn plain_successes(reports: &[&Report]) -> Option<Lease> {
     let first = reports.first()?.lease;
-    let mut bytes = 0;
     let plain = reports.iter().all(|report| {
-        let Ending::Completed(output) = &report.ending else { return false };
-        bytes += output.as_deref().map_or(0, str::len);
         let same = (report.lease.instance, report.lease.attempt) == (first.instance, first.attempt);
-        same && report.follow_ups.is_none() && report.on_success.is_empty()
+        let is_success = matches!(report.ending, Ending::Completed(_));
+        same && is_success && report.follow_ups.is_none() && report.on_success.is_empty()
     });
-    (plain && bytes <= MAX_STATEMENT.0 && reports.len() <= MAX_STATEMENT.1).then_some(first)
+    (plain && together(reports, MAX_STATEMENT_ROWS, |report| report.weight()) == reports.len()).then_some(first)
 }
 
 impl Report {
+    /// How many bytes of output it brings.
+    pub(crate) fn weight(&self) -> usize {
+        match &self.ending {
+            Ending::Completed(output) => output.as_deref().map_or(0, str::len),
+            _ => 0,
+        }
+    }
+
     /// The row of a success.
     fn completed(&self) -> Ended<'_> {
         let output = match &self.ending {
@@ -440,18 +457,14 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
     }
 }
 
-/// Rows of one statement stay below this many bytes of output and error, and this many rows.
-const MAX_STATEMENT: (usize, usize) = (4 * 1024 * 1024, 2_000);
+/// The most rows of one statement.
+const MAX_STATEMENT_ROWS: usize = 2_000;
 
 pub(super) async fn insert_ended(transaction: &DatabaseTransaction, store: &Store, rows: &[Ended<'_>]) -> Result<()> {
     let mut rest = rows;
     while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = rest.iter().take(MAX_STATEMENT.1).take_while(|row| {
-            bytes += row.output.map_or(0, str::len) + row.error.map_or(0, str::len);
-            bytes <= MAX_STATEMENT.0
-        });
-        let (chunk, others) = rest.split_at(fits.count().max(1));
+        let bytes = |row: &Ended<'_>| row.output.map_or(0, str::len) + row.error.map_or(0, str::len);
+        let (chunk, others) = rest.split_at(together(rest, MAX_STATEMENT_ROWS, bytes));
         execute_in(transaction, store.sql("").insert(&ENDED, ended_columns(chunk))).await?;
         rest = others;
     }

@@ -4,7 +4,7 @@ use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbErr, QueryResult, Statement, TryGetable, Value};
 use uuid::Uuid;
 
-use crate::store::backend::Backend;
+use crate::store::backend::{Backend, Lists};
 
 /// For `orchestratum_ended`: what the index of those that did not complete is made of. SQLite takes a partial index only
 /// for a statement that repeats its condition.
@@ -123,17 +123,26 @@ impl Sql {
             self.push(column.0);
         }
         self.push(") ");
-        if self.backend.inserts_selected() {
-            self.insert_selected(table, inputs)
+        let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
+        if rows == 1 && !self.backend.binds_arrays() {
+            self.insert_row(table, &inputs);
         } else {
-            self.insert_rows(table, &inputs)
+            self.insert_selected(table, inputs);
         }
         self
     }
 
-    /// What all rows share stands in the `SELECT`, the rest in its source: arrays where they can be bound, else a list.
+    fn insert_row(&mut self, table: &Table, inputs: &[Column]) {
+        self.push("VALUES (");
+        self.expressions(table, |sql, input| match inputs[input].first() {
+            Some(value) if !is_null(value) => sql.push_value(value.clone()),
+            _ => sql.push("NULL"),
+        });
+        self.push(")");
+    }
+
+    /// What all rows share stands in the `SELECT`, the rest in its source.
     fn insert_selected(&mut self, table: &Table, inputs: Vec<Column>) {
-        let arrays = self.backend.binds_arrays();
         let (mut texts, mut columns) = (Vec::new(), Vec::new());
         for (input, (_, kind)) in std::iter::zip(inputs, table.inputs) {
             texts.push(match input {
@@ -141,14 +150,7 @@ impl Sql {
                 Column::Same(value) => Source::Bound(value, *kind),
                 Column::Each(values) => {
                     columns.push((*kind, values));
-                    let name = format!("r.column{}", columns.len());
-                    // An array of the driver has no nulls; no nullable text of ours is ever empty.
-                    Source::Text(match kind {
-                        Kind::NullableText if arrays => format!("NULLIF({name}, '')"),
-                        Kind::NullableId if arrays => format!("NULLIF({name}, '{}'::uuid)", Uuid::nil()),
-                        Kind::NullableNumber if arrays => format!("NULLIF({name}, -1)"),
-                        _ => name,
-                    })
+                    Source::Text(self.backend.listed(&format!("r.column{}", columns.len()), *kind))
                 }
             });
         }
@@ -157,13 +159,17 @@ impl Sql {
             Source::Text(text) => sql.push(text),
             Source::Bound(value, kind) => {
                 sql.push_value(value.clone());
-                if arrays {
+                if sql.backend.binds_arrays() {
                     sql.push(&format!("::{}", kind.sql()));
                 }
             }
         });
         self.push(" FROM ");
-        if arrays { self.select_from_arrays(columns) } else { self.select_from_list(columns) }
+        match self.backend.lists() {
+            Lists::Arrays => self.select_from_arrays(columns),
+            Lists::Json => self.select_from_json(columns),
+            Lists::Values => self.select_from_values(columns),
+        }
     }
 
     fn select_from_arrays(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
@@ -178,9 +184,26 @@ impl Sql {
         self.push(&format!(") AS r({})", names.join(", ")));
     }
 
+    /// One value to bind, and one shape of the statement for any number of rows: each shape is prepared once a connection,
+    /// and remembered on both sides of it.
+    fn select_from_json(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
+        let mut types = Vec::with_capacity(columns.len());
+        let rows = columns.iter().map(|(_, values)| values.len()).max().unwrap_or_default();
+        let mut lists = vec![Vec::with_capacity(columns.len()); rows];
+        for (index, (kind, values)) in columns.into_iter().enumerate() {
+            types.push(format!("column{} {} PATH '$[{index}]'", index + 1, kind.json_table()));
+            for (list, value) in std::iter::zip(&mut lists, values) {
+                list.push(json(kind.without_null(value)));
+            }
+        }
+        self.push("JSON_TABLE(");
+        self.push_value(serde_json::Value::from(lists).to_string().into());
+        self.push(&format!(", '$[*]' COLUMNS ({})) AS r", types.join(", ")));
+    }
+
     /// SQLite names the columns of a list `column1`, `column2`, … The condition keeps an `ON CONFLICT` that follows from
     /// being read as that of a join.
-    fn select_from_list(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
+    fn select_from_values(&mut self, columns: Vec<(Kind, Vec<Value>)>) {
         let rows = columns.iter().map(|(_, values)| values.len()).max().unwrap_or_default();
         let mut columns: Vec<_> = columns.into_iter().map(|(_, values)| values.into_iter()).collect();
         self.push("(VALUES ");
@@ -193,19 +216,6 @@ impl Sql {
             self.push(")");
         }
         self.push(") AS r WHERE true");
-    }
-
-    fn insert_rows(&mut self, table: &Table, inputs: &[Column]) {
-        let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
-        self.push("VALUES ");
-        for row in 0..rows {
-            self.push(if row > 0 { ", (" } else { "(" });
-            self.expressions(table, |sql, input| match inputs[input].of_row(row) {
-                Some(value) if !is_null(value) => sql.push_value(value.clone()),
-                _ => sql.push("NULL"),
-            });
-            self.push(")");
-        }
     }
 
     /// The expressions of a row, with the inputs in their places.
@@ -270,10 +280,10 @@ impl Column {
         }
     }
 
-    fn of_row(&self, row: usize) -> Option<&Value> {
+    fn first(&self) -> Option<&Value> {
         match self {
             Self::Same(value) => Some(value),
-            Self::Each(values) => values.get(row),
+            Self::Each(values) => values.first(),
         }
     }
 
@@ -293,6 +303,18 @@ enum Source {
 
 fn is_null(value: &Value) -> bool {
     matches!(value, Value::String(None) | Value::Uuid(None) | Value::BigInt(None))
+}
+
+/// A value of a list, as [`Kind::json_table`] reads it.
+fn json(value: Value) -> serde_json::Value {
+    match value {
+        Value::String(Some(text)) => text.into(),
+        Value::Uuid(Some(id)) => id.simple().to_string().into(),
+        Value::SmallInt(Some(number)) => number.into(),
+        Value::Int(Some(number)) => number.into(),
+        Value::BigInt(Some(number)) => number.into(),
+        _ => serde_json::Value::Null,
+    }
 }
 
 fn array(kind: ArrayType, values: Vec<Value>) -> Value {
@@ -354,6 +376,16 @@ impl Kind {
         }
     }
 
+    /// The type of a column of `JSON_TABLE`.
+    const fn json_table(self) -> &'static str {
+        match self {
+            Self::Id | Self::NullableId => "CHAR(32)",
+            Self::Text | Self::NullableText => "LONGTEXT",
+            Self::Small | Self::Int | Self::Big | Self::NullableNumber => "BIGINT",
+        }
+    }
+
+    /// In place of NULL, which lists do not have everywhere: no nullable text of ours is ever empty.
     fn without_null(self, value: Value) -> Value {
         match (self, value) {
             (Self::NullableText, Value::String(None)) => String::new().into(),

@@ -351,6 +351,12 @@ on_every_backend! {
         let text = "nul \0, four bytes 🦀, quote ' \" \\, line \n, bom \u{feff}, Ж";
         let id = orchestrator.append(("echo", text)).queue("Очередь 🦀").unique("ключ 🦀").await.unwrap().id();
         assert_eq!(orchestrator.wait::<String>(id).await.unwrap().completed().as_deref(), Some(text));
+        // Many at once take another way, and those of the database that they meet there.
+        let texts = [text, "", "null", "\\u0000\\\"", "\u{1}\u{7f}\u{2028}", "[\"a\", {\"b\": 1}]", " padded "];
+        let appended = orchestrator.append_all(texts.map(|text| ("echo", text))).await.unwrap();
+        for (appended, text) in std::iter::zip(appended, texts) {
+            assert_eq!(orchestrator.wait::<String>(appended.id()).await.unwrap().completed().as_deref(), Some(text));
+        }
         let id = orchestrator.append(("say", text)).await.unwrap().id();
         orchestrator.wait::<()>(id).await.unwrap();
         let error = orchestrator.get(id).await.unwrap().unwrap().error.unwrap();
