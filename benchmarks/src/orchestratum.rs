@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use orchestratum_bench_program::{Options, Payload, Queue, Task, finished, is_watched, work};
-use orchestratum_core::{Command, Context, Orchestrator, Worker};
+use orchestratum_core::{Command, Context, Orchestrator, State, Worker};
 use sea_orm::ConnectionTrait as _;
 use tokio::sync::Mutex;
 
@@ -58,6 +58,11 @@ impl Queue for Ours {
         transaction.execute_unprepared(&format!("INSERT INTO bench_orders (id) VALUES ({})", payload.i)).await?;
         self.orchestrator.append((KEY, payload)).within(&transaction).await?;
         transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn purge(&self) -> Result<()> {
+        self.orchestrator.purge(&[State::Completed], Duration::ZERO).await?;
         Ok(())
     }
 

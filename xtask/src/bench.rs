@@ -36,6 +36,10 @@ pub(crate) struct Arguments {
     /// Ours and `raw` only, short runs: under five minutes.
     #[arg(long)]
     quick: bool,
+    /// Holds four fifths of the flat rate once more while the kernel writes early: sets `vm.dirty_background_bytes` of
+    /// this machine for the time being.
+    #[arg(long)]
+    kernel_writes_early: bool,
     /// How often each measurement is repeated.
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
@@ -70,14 +74,14 @@ fn measure(arguments: &Arguments) -> Result<Vec<Measurement>> {
         Some(path) => Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
         None => None,
     };
-    let plan = Plan::new(arguments.quick, arguments.runs);
+    let plan = Plan::new(arguments.quick, arguments.kernel_writes_early, arguments.runs);
     let wanted = programs::wanted(arguments.against.as_deref(), arguments.quick)?;
     let kinds = if arguments.database.is_empty() { Kind::ALL.to_vec() } else { arguments.database.clone() };
     let programs: Vec<Program> = wanted
         .into_iter()
         .filter(|program| program.databases.iter().any(|kind| kinds.contains(kind)))
-        .filter_map(|program| program.build())
-        .collect();
+        .filter_map(|program| program.build().transpose())
+        .collect::<Result<_>>()?;
     let mut measurements = Vec::new();
     for kind in kinds {
         let database = database::Database::start(kind)?;

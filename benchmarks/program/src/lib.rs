@@ -47,7 +47,12 @@ pub trait Queue: Clone + Send + Sync + 'static {
         async { anyhow::bail!("not offered by this library") }
     }
 
-    /// Rows that only stand in the way: `waiting` for a while, `unknown` to this worker, or `ended`.
+    /// Removes what has ended, where the library keeps it.
+    fn purge(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Rows that only stand in the way: `scheduled` for later, `unknown` to this worker, or `ended`.
     fn obstruct(&self, kind: &str, count: u64) -> impl Future<Output = Result<()>> + Send {
         let message = format!("{count} {kind} commands cannot be made with this library");
         async { anyhow::bail!(message) }
@@ -118,7 +123,7 @@ pub struct Options {
     #[arg(long, default_value_t = 0)]
     pub handler_ms: u64,
     /// The kind of obstruction.
-    #[arg(long, default_value = "waiting")]
+    #[arg(long, default_value = "scheduled")]
     pub kind: String,
     /// Where to leave how often each command ran, a byte each.
     #[arg(long)]
@@ -148,6 +153,8 @@ pub enum Task {
     Append,
     /// Make `n` rows of `kind` that stand in the way.
     Obstruct,
+    /// Remove what has ended.
+    Purge,
     /// Run commands until told to stop.
     Work,
     /// Append one command at a time to an idle worker of the same process.

@@ -38,6 +38,11 @@ pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
         Task::SetUp => {}
         Task::Append => append(&queue, &options).await?,
         Task::Obstruct => queue.obstruct(&options.kind, options.n).await?,
+        Task::Purge => {
+            let started = Instant::now();
+            queue.purge().await?;
+            say(&json!({ "purged": true, "seconds": started.elapsed().as_secs_f64() }));
+        }
         Task::Work => {
             queue.start().await?;
             tokio::spawn(tell_progress());

@@ -9,7 +9,7 @@ mod sqlite;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use orchestratum_bench_program::{Options, Payload, Queue, work};
+use orchestratum_bench_program::{Options, Payload, Queue, Task, work};
 use uuid::Uuid;
 
 fn main() -> ExitCode {
@@ -45,8 +45,9 @@ impl Queue for Raw {
 
     async fn open(options: &Options) -> Result<Self> {
         let url = options.url.as_str();
+        let notifies = matches!(options.task, Task::Pickup | Task::Produce);
         Ok(match url.split(':').next() {
-            Some("postgres" | "postgresql") => Self::Postgres(postgres::Raw::open(url).await?),
+            Some("postgres" | "postgresql") => Self::Postgres(postgres::Raw::open(url, notifies).await?),
             Some("mysql" | "mariadb") => Self::MariaDb(mariadb::Raw::open(url).await?),
             Some("sqlite") => Self::Sqlite(sqlite::Raw::open(url).await?),
             _ => bail!("no database has such a URL: {url}"),

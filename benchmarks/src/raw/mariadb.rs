@@ -1,4 +1,4 @@
-//! MariaDB by hand: lock, update by primary key, commit; delete by primary key.
+//! MariaDB by hand: lock, update by primary key, commit; delete by primary key, overlapped with the next claim.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use anyhow::Result;
 use orchestratum_bench_program::serve;
 use sea_orm::sqlx::mysql::{MySql, MySqlPool, MySqlPoolOptions};
 use sea_orm::sqlx::{AssertSqlSafe, Executor, query, query_as, query_scalar};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{BATCH, COLUMNS, Rows, marks, run, values};
@@ -21,12 +22,13 @@ pub(super) struct Raw {
 
 impl Raw {
     pub(super) async fn open(url: &str) -> Result<Self> {
-        let options = MySqlPoolOptions::new().max_connections(8).after_connect(|connection, _| {
-            Box::pin(async move {
-                connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
-                Ok(())
-            })
-        });
+        let options =
+            MySqlPoolOptions::new().max_connections(8).test_before_acquire(false).after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+                    Ok(())
+                })
+            });
         Ok(Self { pool: options.connect(url).await? })
     }
 
@@ -46,6 +48,9 @@ impl Raw {
     }
 
     pub(super) async fn insert(&self, rows: &Rows) -> Result<()> {
+        if rows.len() <= BATCH {
+            return insert(&self.pool, rows).await;
+        }
         let mut transaction = self.pool.begin().await?;
         for rows in rows.chunks(BATCH) {
             insert(&mut *transaction, rows).await?;
@@ -70,6 +75,7 @@ impl Raw {
     }
 
     async fn work(self) -> Result<()> {
+        let mut deletes = JoinSet::new();
         loop {
             let claimed = self.claim().await?;
             if claimed.is_empty() {
@@ -77,13 +83,22 @@ impl Raw {
                 continue;
             }
             let ids = run(claimed).await?;
-            let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ids.len()));
-            let mut delete = query(AssertSqlSafe(sql));
-            for id in ids {
-                delete = delete.bind(id);
+            while let Some(deleted) = deletes.join_next().await {
+                deleted??;
             }
-            delete.execute(&self.pool).await?;
+            let raw = self.clone();
+            deletes.spawn(async move { raw.delete(ids).await });
         }
+    }
+
+    async fn delete(&self, ids: Vec<Uuid>) -> Result<()> {
+        let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ids.len()));
+        let mut delete = query(AssertSqlSafe(sql));
+        for id in ids {
+            delete = delete.bind(id);
+        }
+        delete.execute(&self.pool).await?;
+        Ok(())
     }
 
     async fn claim(&self) -> Result<Rows> {

@@ -20,11 +20,14 @@ const CLAIMERS: usize = 2;
 #[derive(Clone)]
 pub(super) struct Raw {
     pool: PgPool,
+    /// Whether another task waits for what is appended.
+    notifies: bool,
 }
 
 impl Raw {
-    pub(super) async fn open(url: &str) -> Result<Self> {
-        Ok(Self { pool: PgPoolOptions::new().max_connections(8).connect(url).await? })
+    pub(super) async fn open(url: &str, notifies: bool) -> Result<Self> {
+        let options = PgPoolOptions::new().max_connections(8).test_before_acquire(false);
+        Ok(Self { pool: options.connect(url).await?, notifies })
     }
 
     pub(super) async fn set_up(&self) -> Result<()> {
@@ -46,11 +49,13 @@ impl Raw {
 
     pub(super) async fn insert(&self, rows: &Rows) -> Result<()> {
         let (ids, payloads): (Vec<Uuid>, Vec<&str>) = rows.iter().map(|(id, payload)| (*id, payload.as_str())).unzip();
-        let sql = format!(
-            "WITH new AS (INSERT INTO raw ({COLUMNS}) SELECT 'pending', 'default', 'noop', 0, {NOW}, 0, 0, 0, false, \
-             300000, 3, {NOW}, r.id, r.payload FROM unnest($1::uuid[], $2::text[]) AS r(id, payload)) \
-             SELECT pg_notify('raw', '')::text"
+        let mut sql = format!(
+            "INSERT INTO raw ({COLUMNS}) SELECT 'pending', 'default', 'noop', 0, {NOW}, 0, 0, 0, false, \
+             300000, 3, {NOW}, r.id, r.payload FROM unnest($1::uuid[], $2::text[]) AS r(id, payload)"
         );
+        if self.notifies {
+            sql = format!("WITH new AS ({sql}) SELECT pg_notify('raw', '')::text");
+        }
         query(AssertSqlSafe(sql)).bind(ids).bind(payloads).execute(&self.pool).await?;
         Ok(())
     }
@@ -59,8 +64,8 @@ impl Raw {
         let mut transaction = self.pool.begin().await?;
         query("INSERT INTO bench_orders (id) VALUES ($1)").bind(number).execute(&mut *transaction).await?;
         let sql = format!(
-            "WITH new AS (INSERT INTO raw ({COLUMNS}) VALUES ('pending', 'default', 'noop', 0, {NOW}, 0, 0, 0, false, \
-             300000, 3, {NOW}, $1, $2)) SELECT pg_notify('raw', '')::text"
+            "INSERT INTO raw ({COLUMNS}) VALUES ('pending', 'default', 'noop', 0, {NOW}, 0, 0, 0, false, 300000, 3, \
+             {NOW}, $1, $2)"
         );
         let (id, payload) = &rows[0];
         query(AssertSqlSafe(sql)).bind(id).bind(payload).execute(&mut *transaction).await?;

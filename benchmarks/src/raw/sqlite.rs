@@ -25,8 +25,11 @@ impl Raw {
         let options = SqliteConnectOptions::from_str(url)?
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .row_buffer_size(2_000)
             .busy_timeout(Duration::from_secs(10));
-        Ok(Self { pool: SqlitePoolOptions::new().max_connections(1).connect_with(options).await? })
+        Ok(Self {
+            pool: SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options).await?,
+        })
     }
 
     pub(super) async fn set_up(&self) -> Result<()> {
@@ -45,6 +48,9 @@ impl Raw {
     }
 
     pub(super) async fn insert(&self, rows: &Rows) -> Result<()> {
+        if rows.len() <= BATCH {
+            return insert(&self.pool, rows).await;
+        }
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         for rows in rows.chunks(BATCH) {
             insert(&mut *transaction, rows).await?;

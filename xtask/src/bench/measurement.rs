@@ -21,7 +21,7 @@ pub(crate) struct Measurement {
 
 pub(crate) fn unit(metric: &str) -> &'static str {
     match metric {
-        "jobs_per_s" => "1/s",
+        "jobs_per_s" | "jobs_per_s_purged" => "1/s",
         "wal_bytes_per_command" => "byte",
         "cpu_us_per_command" | "server_cpu_us_per_command" | "cpu_us_per_min" => "us",
         "peak_rss_mib" => "MiB",

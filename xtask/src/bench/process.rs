@@ -86,7 +86,6 @@ impl Process {
     /// Lets it save its ledger and leave.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.tell("stop")?;
-        drop(self.stdin);
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { bail!("the program ended with {status}") }
     }
@@ -101,6 +100,14 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
         kib.unwrap_or_default() / 1024.0
+    }
+}
+
+/// A program whose measurement has failed must not run into the next one.
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

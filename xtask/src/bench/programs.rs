@@ -74,16 +74,17 @@ pub(crate) fn wanted(against: Option<&[String]>, quick: bool) -> Result<Vec<Prog
 
 impl Program {
     /// Builds it; a peer that does not build is left out with a word.
-    pub(crate) fn build(mut self) -> Option<Self> {
+    pub(crate) fn build(mut self) -> Result<Option<Self>> {
         println!("building {}", self.name);
         match self.try_build() {
             Ok(command) => {
                 self.command = command;
-                Some(self)
+                Ok(Some(self))
             }
+            Err(error) if self.build == Build::Ours => Err(error),
             Err(error) => {
                 println!("{} is left out: {error:#}", self.name);
-                None
+                Ok(None)
             }
         }
     }

@@ -6,9 +6,13 @@ use std::fmt::Write as _;
 use super::measurement::{Measurement, median};
 
 /// Which figures get a column, and what it is called.
-const COLUMNS: [(&str, &str); 14] = [
+const COLUMNS: [(&str, &str); 20] = [
     ("jobs_per_s", "jobs/s"),
+    ("jobs_per_s_purged", "with purge"),
     ("share_of_undisturbed", "of undisturbed"),
+    ("start_p50_ms", "start p50 ms"),
+    ("start_p95_ms", "start p95 ms"),
+    ("start_p99_ms", "start p99 ms"),
     ("p50_ms", "p50 ms"),
     ("p95_ms", "p95 ms"),
     ("p99_ms", "p99 ms"),
@@ -19,8 +23,10 @@ const COLUMNS: [(&str, &str); 14] = [
     ("server_cpu_us_per_command", "server us"),
     ("peak_rss_mib", "MiB"),
     ("statements_per_min", "statem./min"),
+    ("cpu_us_per_min", "CPU us/min"),
     ("connections", "connections"),
     ("wrong", "wrong"),
+    ("failed", "failed"),
 ];
 
 type Key<'a> = (&'a str, &'a str, &'a str);

@@ -1,5 +1,7 @@
 //! Appends, each durable when its call returns.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use super::{Figure, Plan, Subject};
@@ -17,15 +19,24 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
         let fresh = subject.set_up()?;
         subject.database.settle(&fresh)?;
         let before = subject.database.counters(&fresh)?;
-        let said = match subject.perform(&fresh, "append", &[("mode", mode.to_owned()), ("n", n.to_string())]) {
+        let mut process = subject.start(&fresh, "append", &[("mode", mode.to_owned()), ("n", n.to_string())])?;
+        process.tell("go")?;
+        let said = match process.hear("appended", Duration::from_secs(600)) {
             Ok(said) => said,
             Err(error) if mode == "within" && error.to_string().contains("not offered") => continue,
             Err(error) => return Err(error),
         };
         let spent = subject.database.counters(&fresh)?.since(&before);
+        let wrong = process.left()?.abs_diff(n);
+        process.stop()?;
         let seconds = said["seconds"].as_f64().context("a time")?;
         figures.push(Figure::new(mode, "jobs_per_s", lossy(n) / seconds, n));
-        let each = [("wal_bytes_per_command", spent.wal_bytes), ("statements_per_command", spent.statements)];
+        figures.push(Figure::new(mode, "wrong", lossy(wrong), n));
+        let each = [
+            ("wal_bytes_per_command", spent.wal_bytes),
+            ("statements_per_command", spent.statements),
+            ("server_cpu_us_per_command", spent.cpu_us),
+        ];
         for (metric, value) in each {
             figures.extend(value.map(|value| Figure::new(mode, metric, value / lossy(n), n)));
         }

@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::drain::drain;
 use super::{Figure, Plan, Subject};
-use crate::bench::measurement::lossy;
 use crate::bench::programs::is_judged;
 
 const ROUNDS: u64 = 10;
@@ -33,8 +32,7 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
         }
         let drained = drain(subject, &fresh, commands, 1)?;
         let case = format!("round {}", round + 1);
-        figures.push(Figure::new(&case, "jobs_per_s", drained.rate(), each));
-        figures.push(Figure::new(&case, "wrong", lossy(drained.wrong), each));
+        figures.extend(drained.figures(&case));
     }
     drop(snapshot);
     Ok(figures)

@@ -6,14 +6,17 @@ use anyhow::{Result, bail};
 
 use super::{Figure, Plan, Subject};
 use crate::bench::measurement::lossy;
+use crate::bench::process::counts;
 
 /// A thousand commands that each await two seconds.
 pub(super) fn long(subject: &Subject<'_>) -> Result<Vec<Figure>> {
     const N: u64 = 1_000;
     let fresh = subject.set_up()?;
     subject.fill(&fresh, 0, N)?;
-    let mut worker = subject.start(&fresh, "work", &[("n", N.to_string()), ("handler-ms", "2000".to_owned())])?;
-    let before = subject.database.counters(&fresh)?;
+    let ledger = subject.database.file("ledger");
+    let options = [("n", N.to_string()), ("handler-ms", "2000".to_owned()), ("ledger", ledger.display().to_string())];
+    let mut worker = subject.start(&fresh, "work", &options)?;
+    let (before, cpu) = (subject.database.counters(&fresh)?, worker.cpu_us());
     let started = Instant::now();
     worker.tell("go")?;
     let mut connections: f64 = 0.0;
@@ -25,12 +28,19 @@ pub(super) fn long(subject: &Subject<'_>) -> Result<Vec<Figure>> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    let statements = subject.database.counters(&fresh)?.since(&before).statements;
-    let memory = worker.peak_rss_mib();
+    let spent = subject.database.counters(&fresh)?.since(&before);
+    let (memory, cpu) = (worker.peak_rss_mib(), worker.cpu_us() - cpu);
     worker.stop()?;
+    let wrong = counts(&[ledger], N)?.iter().filter(|count| **count != 1).count() as u64;
     let figure = |metric, value| Figure::new("2 s each", metric, value, N);
-    let mut figures = vec![figure("jobs_per_s", lossy(N) / seconds), figure("peak_rss_mib", memory)];
-    figures.extend(statements.map(|count| figure("statements_per_command", count / lossy(N))));
+    let mut figures = vec![
+        figure("jobs_per_s", lossy(N) / seconds),
+        figure("wrong", lossy(wrong)),
+        figure("cpu_us_per_command", lossy(cpu) / lossy(N)),
+        figure("peak_rss_mib", memory),
+    ];
+    figures.extend(spent.statements.map(|count| figure("statements_per_command", count / lossy(N))));
+    figures.extend(spent.wal_bytes.map(|bytes| figure("wal_bytes_per_command", bytes / lossy(N))));
     if connections > 0.0 {
         figures.push(figure("connections", connections));
     }

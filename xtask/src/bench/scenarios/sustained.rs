@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Figure, Plan, Subject};
 use crate::bench::kernel::WritesEarly;
@@ -33,9 +33,9 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
     let mut figures = vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)];
     figures.extend(hold(subject, flat / 2, plan.hold, HALF)?);
     figures.extend(most);
-    match WritesEarly::begin() {
-        Some(_until_then) => figures.extend(hold(subject, flat * 80 / 100, plan.hold, MOST_WRITTEN_EARLY)?),
-        None => println!("the kernel's writing is not ours to set: {MOST_WRITTEN_EARLY} is left out"),
+    if plan.kernel_writes_early {
+        let _until_then = WritesEarly::begin().context("vm.dirty_background_bytes is not ours to set")?;
+        figures.extend(hold(subject, flat * 80 / 100, plan.hold, MOST_WRITTEN_EARLY)?);
     }
     Ok(figures)
 }
