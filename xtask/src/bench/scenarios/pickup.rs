@@ -35,7 +35,7 @@ fn other_process(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
     let fresh = subject.set_up()?;
     // One at a time, for an idle worker: where the poll finds them the gap is longer than that, and no multiple of it.
     let (n, gap_ms) =
-        if subject.database.kind == Kind::Postgres { (plan.samples, 20) } else { (plan.samples / 4, 1_370) };
+        if subject.database.kind == Kind::Postgres { (plan.samples, 20) } else { (plan.samples / 8, 1_370) };
     let (appended, started) = (subject.database.file("appended"), subject.database.file("started"));
     let options = |file: &std::path::Path| {
         [("n", n.to_string()), ("gap-ms", gap_ms.to_string()), ("times", file.display().to_string())]
