@@ -269,10 +269,7 @@ impl Protocol {
             }
             Step::Retry { command } => {
                 world.left.retries -= 1;
-                let row = &mut world.rows[command];
-                row.raise(Event::Retry);
-                row.excused += row.failures + row.losses;
-                (row.failures, row.losses, row.cancel_requested) = (0, 0, false);
+                world.rows[command].retry();
             }
         }
     }
@@ -307,6 +304,7 @@ impl Protocol {
             Request::CompleteIn { token } => {
                 let held = row.is_leased_as(token);
                 if held || self.variant == Variant::CompletesById {
+                    world.stale_write |= !held;
                     row.effects += 1;
                     row.state = Some(State::Completed);
                     row.instance = None;

@@ -7,7 +7,7 @@ use crate::outcome::{Budget, Ending, decide};
 use crate::state::{Event, State, next};
 
 pub(super) const RETRY_COUNT: u32 = 1;
-pub(super) const MAX_LOSSES: u32 = 2;
+pub(super) const MAX_LOSSES: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct World {
@@ -35,6 +35,8 @@ pub(super) struct Row {
     pub(super) effects: u8,
     /// Attempts that used up neither a failure nor a loss, and what an operator has forgiven.
     pub(super) excused: u8,
+    /// An operator has run it again.
+    pub(super) retried: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -193,17 +195,36 @@ impl World {
         self.wire.dedup();
     }
 
+    pub(super) fn shows(&self, state: State, how: impl Fn(&Row) -> bool) -> bool {
+        self.rows.iter().any(|row| row.state == Some(state) && how(row))
+    }
+
+    /// Handlers that run under a lease which nobody can have taken away: its instance has not expired. One whose
+    /// completion has been committed has only to hear of it.
     pub(super) fn live_handlers(&self, command: usize) -> usize {
         let held = self.workers.iter().filter_map(|worker| worker.held[command]);
         let live = |held: &Held| {
             let instance = &self.instances[usize::from(held.token.instance)];
-            held.phase == Phase::Running && !instance.expired && !instance.fenced && !instance.gone
+            let completed = self.wire.iter().any(|message| {
+                message.command == index(command)
+                    && message.request == Request::CompleteIn { token: held.token }
+                    && matches!(message.answer, Some(Answer::Done { .. }))
+            });
+            held.phase == Phase::Running && !instance.expired && !instance.gone && !completed
         };
         held.filter(live).count()
     }
 }
 
 impl Row {
+    /// An operator's retry: a fresh budget, and the attempt number goes on.
+    pub(super) fn retry(&mut self) {
+        let earlier = self.failures + self.losses;
+        self.excused += if self.state == Some(State::Completed) { earlier + 1 } else { earlier };
+        (self.failures, self.losses, self.effects, self.cancel_requested, self.retried) = (0, 0, 0, false, true);
+        self.raise(Event::Retry);
+    }
+
     pub(super) fn raise(&mut self, event: Event) {
         if let Some(state) = self.state.and_then(|state| next(state, event).ok()) {
             self.state = Some(state);
@@ -240,11 +261,11 @@ impl Row {
         self.raise(outcome.event);
     }
 
-    /// Failures and lost leases are bounded, and no attempt begins that nothing accounts for.
+    /// What has used up its failures or its losses has ended, and no attempt begins that nothing accounts for.
     pub(super) fn is_accounted_for(&self) -> bool {
-        u32::from(self.failures) <= RETRY_COUNT + 1
-            && u32::from(self.losses) <= MAX_LOSSES + 1
-            && self.attempt <= 1 + self.failures + self.losses + self.excused
+        let used_up = u32::from(self.failures) > RETRY_COUNT || u32::from(self.losses) > MAX_LOSSES;
+        let ended = matches!(self.state, Some(State::Failed | State::Canceled));
+        (ended || !used_up) && self.attempt <= 1 + self.failures + self.losses + self.excused
     }
 }
 
