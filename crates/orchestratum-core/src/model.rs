@@ -1,7 +1,7 @@
 //! The lease protocol as a model: every order of every message, fault and pause, explored exhaustively.
 //!
-//! Commands, instances and workers are a few; the database executes one request after the other, and a request may be
-//! executed long after its sender has given up, died, or been replaced. What a worker believes of time decides nothing
+//! Commands, instances and workers are a few; the database takes one step after the other, and a request may be executed
+//! long after its sender has given up, died, or been replaced. What a worker believes of time decides nothing
 //! here: it may run a handler under a lease that has expired, because only what holds whatever the clocks say is a
 //! guarantee. What follows from an ending is decided by the product's own `outcome::decide` and `state::next`.
 //!
@@ -13,9 +13,10 @@ use std::fmt;
 use stateright::{Model, Property};
 
 use self::steps::Step;
-use self::world::{Life, Row, Worker, World, index};
-use crate::state::State;
+use self::world::{Life, Row, Worker, World};
 
+mod database;
+mod effects;
 mod progress;
 mod properties;
 mod steps;
@@ -47,6 +48,14 @@ enum Variant {
     HoldsTheLastAnswer,
     /// A worker that stops takes its instance out of the table, whatever is under way.
     UnregistersAtOnce,
+    /// A claim does not look whether its instance has been fenced.
+    ClaimsWhenFenced,
+    /// A heartbeat extends the lease of an instance that has been fenced.
+    ExtendsWhenFenced,
+    /// A reclaim gives away what the walk has found, whoever runs it by now.
+    ReclaimsById,
+    /// A fenced instance is forgotten as soon as a walk finds nothing, and not only when no claim of it can commit any more.
+    ForgetsFencedAtOnce,
 }
 
 /// How often each fault may happen, in one history.
@@ -92,53 +101,17 @@ impl Model for Protocol {
         for worker in 0..self.workers {
             self.worker_steps(world, worker, steps);
         }
-        for message in &world.wire {
-            if message.answer.is_none() {
-                steps.push(Step::Execute(*message));
-                if !message.wanted {
-                    steps.push(Step::NeverArrives(*message));
-                }
-            } else if world.workers[usize::from(message.worker)].acts() {
-                steps.push(Step::Hear(*message));
-            }
-            if message.wanted && world.left.lost > 0 && world.workers[usize::from(message.worker)].acts() {
-                steps.push(Step::GiveUp(*message));
-            }
-        }
-        let somebody = world.workers.iter().any(Worker::acts);
-        for (instance, row) in world.instances.iter().enumerate() {
-            if row.gone {
-                continue;
-            }
-            let keeper = world.workers.iter().find(|worker| worker.instance == Some(index(instance)));
-            let kept = keeper.is_some_and(Worker::acts);
-            if !row.expired && !row.fenced && (!kept || world.left.late > 0) {
-                steps.push(Step::Expire { instance });
-            }
-            // A worker does not fence itself: whether its lease has expired its heartbeat finds out.
-            let another = world.workers.iter().any(|worker| worker.acts() && worker.instance != Some(index(instance)));
-            if row.expired && !row.fenced && another && self.variant != Variant::TrustsWorkersClock {
-                steps.push(Step::Fence { instance });
-            }
-        }
-        for (command, row) in world.rows.iter().enumerate() {
-            if row.state == Some(State::Running) && somebody && self.may_reclaim(world, row) {
-                steps.push(Step::Reclaim { command });
-            }
-            if world.left.cancels > 0
-                && (row.state == Some(State::Pending) || row.state == Some(State::Running) && !row.cancel_requested)
-            {
-                steps.push(Step::Cancel { command });
-            }
-            if world.left.retries > 0 && row.state.is_some_and(State::has_ended) {
-                steps.push(Step::Retry { command });
-            }
-        }
+        world.message_steps(steps);
+        self.instance_steps(world, steps);
+        world.command_steps(steps);
     }
 
     fn next_state(&self, last: &World, step: Step) -> Option<World> {
         let mut world = last.clone();
         self.take(&mut world, step);
+        if self.variant == Variant::Product {
+            world.drop_what_is_void();
+        }
         world.wire.sort_unstable();
         (world != *last).then_some(world)
     }

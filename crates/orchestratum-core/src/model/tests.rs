@@ -60,10 +60,15 @@ fn nothing_goes_wrong_when_a_worker_dies_or_loses_an_answer() {
 
 #[test]
 fn each_missing_protection_is_caught() {
-    is_caught(Variant::SettlesWithoutToken, 1, NO_STALE_WRITE, Faults { late: 1, ..NONE });
-    is_caught(Variant::CompletesById, 1, ONE_EFFECT, Faults { late: 1, ..NONE });
+    let (kill, late) = (Faults { kills: 1, ..NONE }, Faults { late: 1, ..NONE });
+    is_caught(Variant::SettlesWithoutToken, 1, NO_STALE_WRITE, late);
+    is_caught(Variant::CompletesById, 1, ONE_EFFECT, late);
     is_caught(Variant::TrustsWorkersClock, 1, ONE_HANDLER, NONE);
+    is_caught(Variant::ExtendsWhenFenced, 1, ONE_HANDLER, late);
+    is_caught(Variant::ReclaimsById, 1, ONE_HANDLER, late);
     is_caught(Variant::UnregistersAtOnce, 1, EVERY_COMMAND_CAN_END, Faults { stops: 1, ..NONE });
+    is_caught(Variant::ClaimsWhenFenced, 1, EVERY_COMMAND_CAN_END, kill);
+    is_caught(Variant::ForgetsFencedAtOnce, 1, EVERY_COMMAND_CAN_END, kill);
 }
 
 /// Found by the model: an append's answer that came after its command was reclaimed and claimed again.

@@ -102,6 +102,17 @@ pub(super) enum Request {
     Claim { instance: u8 },
     Settle { token: Token, how: How },
     CompleteIn { token: Token },
+    Extend { instance: u8 },
+    Reclaim { instance: u8 },
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Sent,
+    /// Its transaction has looked, and not yet committed.
+    Open,
+    Answered(Answer),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,14 +130,25 @@ pub(super) struct Message {
     pub(super) request: Request,
     /// Whether the sender still waits for the answer.
     pub(super) wanted: bool,
-    /// `None` until it is executed.
-    pub(super) answer: Option<Answer>,
+    pub(super) stage: Stage,
+}
+
+/// Sent by whoever has found what a fenced instance leaves behind; nobody needs the answer.
+pub(super) fn reclaim(instance: u8, command: usize) -> Message {
+    let request = Request::Reclaim { instance };
+    Message { worker: u8::MAX, command: index(command), request, wanted: false, stage: Stage::Sent }
 }
 
 impl World {
     pub(super) fn send(&mut self, worker: usize, command: usize, request: Request) {
-        let message = Message { worker: index(worker), command: index(command), request, wanted: true, answer: None };
+        let message =
+            Message { worker: index(worker), command: index(command), request, wanted: true, stage: Stage::Sent };
         self.wire.push(message);
+    }
+
+    /// Whether a worker waits for the answer to such a request.
+    pub(super) fn waits(&self, worker: usize, is: impl Fn(&Message) -> bool) -> bool {
+        self.wire.iter().any(|message| message.wanted && message.is_of(worker) && is(message))
     }
 
     pub(super) fn set_phase(&mut self, worker: usize, command: usize, phase: Phase) {
@@ -139,10 +161,10 @@ impl World {
     pub(super) fn hear(&mut self, message: Message, careless: bool) {
         let (worker, command) = (usize::from(message.worker), usize::from(message.command));
         let this = &mut self.workers[worker];
-        match (message.request, message.answer) {
+        match (message.request, message.stage) {
             (
                 Request::Append { lease: Some(instance) } | Request::Claim { instance },
-                Some(Answer::Done { attempt }),
+                Stage::Answered(Answer::Done { attempt }),
             ) => {
                 let token = Token { attempt, instance };
                 // Under an instance that was fenced meanwhile the handler is told before it starts.
@@ -158,14 +180,14 @@ impl World {
                     this.held[command] = None;
                 }
             }
-            (Request::CompleteIn { token }, answer) => {
+            (Request::CompleteIn { token }, stage) => {
                 if this.held[command].is_some_and(|held| held.token == token) {
-                    let done = matches!(answer, Some(Answer::Done { .. }));
+                    let done = matches!(stage, Stage::Answered(Answer::Done { .. }));
                     let phase = if done { Phase::Unsure } else { Phase::Ended(How::LostLease) };
                     self.set_phase(worker, command, phase);
                 }
             }
-            (Request::Append { .. } | Request::Claim { .. }, _) => {}
+            (_, _) => {}
         }
     }
 
@@ -174,13 +196,13 @@ impl World {
         let (worker, command) = (usize::from(message.worker), usize::from(message.command));
         match message.request {
             Request::Append { lease: Some(_) } | Request::Claim { .. } => self.workers[worker].doubt = true,
-            Request::CompleteIn { token } => {
-                if self.workers[worker].held[command].is_some_and(|held| held.token == token) {
-                    self.set_phase(worker, command, Phase::Unsure);
-                }
+            Request::CompleteIn { token }
+                if self.workers[worker].held[command].is_some_and(|held| held.token == token) =>
+            {
+                self.set_phase(worker, command, Phase::Unsure);
             }
             // It is sent again.
-            Request::Settle { .. } | Request::Append { lease: None } => {}
+            _ => {}
         }
     }
 
@@ -189,10 +211,51 @@ impl World {
         let this = &mut self.workers[worker];
         this.held.fill(None);
         (this.life, this.instance, this.doubt) = (Life::Dead, None, false);
-        self.wire.retain(|message| !message.is_of(worker) || message.answer.is_none());
+        self.wire.retain(|message| !message.is_of(worker) || !matches!(message.stage, Stage::Answered(_)));
         self.wire.iter_mut().filter(|message| message.is_of(worker)).for_each(|message| message.wanted = false);
         self.wire.sort_unstable();
         self.wire.dedup();
+    }
+
+    /// A heartbeat of a process that is killed or paused may be under way.
+    pub(super) fn leave_heartbeat(&mut self, worker: usize) {
+        let Some(instance) = self.workers[worker].instance else { return };
+        let request = Request::Extend { instance };
+        let message = Message { worker: index(worker), command: 0, request, wanted: false, stage: Stage::Sent };
+        if !self.wire.contains(&message) {
+            self.wire.push(message);
+        }
+    }
+
+    /// Whether a handler's own transaction has the command's row.
+    pub(super) fn is_locked(&self, command: u8) -> bool {
+        let locks = |request: &Request| matches!(request, Request::CompleteIn { .. });
+        let mut open = self.wire.iter().filter(|message| message.stage == Stage::Open);
+        open.any(|message| message.command == command && locks(&message.request))
+    }
+
+    /// Leaves out what nobody waits for and the guards refuse for ever, for fencing is final and attempt numbers grow; a
+    /// reclaim is sent again when there is something to reclaim. The same histories in far fewer worlds.
+    pub(super) fn drop_what_is_void(&mut self) {
+        let (rows, instances) = (&self.rows, &self.instances);
+        self.wire.retain(|message| {
+            let row = &rows[usize::from(message.command)];
+            message.wanted
+                || message.stage == Stage::Open
+                || match message.request {
+                    Request::Append { .. } => true,
+                    Request::Claim { instance } | Request::Extend { instance } => {
+                        !instances[usize::from(instance)].fenced
+                    }
+                    Request::Settle { token, .. } | Request::CompleteIn { token } => row.is_leased_as(token),
+                    Request::Reclaim { instance } => row.instance == Some(instance),
+                }
+        });
+    }
+
+    pub(super) fn waits_for_a_lock(&self, message: &Message) -> bool {
+        let waits = matches!(message.request, Request::Settle { .. } | Request::CompleteIn { .. });
+        waits && message.stage == Stage::Sent && self.is_locked(message.command)
     }
 
     pub(super) fn shows(&self, state: State, how: impl Fn(&Row) -> bool) -> bool {
@@ -208,7 +271,7 @@ impl World {
             let completed = self.wire.iter().any(|message| {
                 message.command == index(command)
                     && message.request == Request::CompleteIn { token: held.token }
-                    && matches!(message.answer, Some(Answer::Done { .. }))
+                    && matches!(message.stage, Stage::Answered(Answer::Done { .. }))
             });
             held.phase == Phase::Running && !instance.expired && !instance.gone && !completed
         };
@@ -285,7 +348,30 @@ impl Worker {
     }
 }
 
+impl Instance {
+    /// Taken out of the table.
+    pub(super) const GONE: Self = Self { expired: true, fenced: true, gone: true };
+}
+
+impl Request {
+    pub(super) fn appends_or_claims(&self) -> bool {
+        matches!(self, Self::Claim { .. } | Self::Append { .. })
+    }
+
+    pub(super) fn leases(&self) -> bool {
+        matches!(self, Self::Claim { .. } | Self::Append { lease: Some(_) })
+    }
+
+    pub(super) fn leases_to(&self, instance: u8) -> bool {
+        *self == Self::Claim { instance } || *self == Self::Append { lease: Some(instance) }
+    }
+}
+
 impl Message {
+    pub(super) fn is_claim(&self) -> bool {
+        matches!(self.request, Request::Claim { .. })
+    }
+
     pub(super) fn is_of(&self, worker: usize) -> bool {
         self.worker == index(worker)
     }
