@@ -21,6 +21,7 @@ mod progress;
 mod properties;
 mod steps;
 mod tests;
+mod wire;
 mod world;
 
 /// What is explored.

@@ -4,7 +4,8 @@
 //! no lock on the row that the heartbeat writes. And a `complete_in` keeps its command's row locked until the handler
 //! commits.
 
-use crate::model::world::{Answer, Message, Request, Stage, World};
+use crate::model::wire::{Answer, Message, Request, Stage};
+use crate::model::world::World;
 use crate::model::{Protocol, Variant};
 use crate::outcome::Ending;
 use crate::state::State;

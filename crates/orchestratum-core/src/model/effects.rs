@@ -1,9 +1,8 @@
 //! What a step changes.
 
 use crate::model::steps::Step;
-use crate::model::world::{
-    Answer, Held, How, Instance, Life, Message, Phase, Request, Stage, Token, Worker, World, index, reclaim,
-};
+use crate::model::wire::{Answer, Message, Request, Stage, reclaim};
+use crate::model::world::{Held, How, Instance, Life, Phase, Token, Worker, World, index};
 use crate::model::{Protocol, Variant};
 use crate::outcome::Ending;
 use crate::state::{Event, State};

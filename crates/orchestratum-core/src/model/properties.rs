@@ -27,47 +27,33 @@ pub(super) fn always() -> Vec<Property<Protocol>> {
 pub(super) fn examples(faults: &Faults) -> Vec<Property<Protocol>> {
     let lost = u32::from(faults.kills + faults.pauses + faults.late);
     let mut examples = Vec::new();
-    if lost > 0 {
-        examples.push(Property::sometimes("a command completes after its lease was lost", |_, world: &World| {
-            world.shows(State::Completed, |row| row.losses > 0)
-        }));
-    }
-    if lost > MAX_LOSSES {
-        examples.push(Property::sometimes("a command that loses lease after lease is parked", |_, world: &World| {
-            world.shows(State::Failed, |row| u32::from(row.losses) > MAX_LOSSES)
-        }));
-    }
-    if faults.errors > 0 {
-        examples.push(Property::sometimes("a command completes after an error", |_, world: &World| {
-            world.shows(State::Completed, |row| row.failures > 0)
-        }));
-    }
-    if u32::from(faults.errors) > RETRY_COUNT {
-        examples.push(Property::sometimes("a command that fails again and again is failed", |_, world: &World| {
-            world.shows(State::Failed, |row| u32::from(row.failures) > RETRY_COUNT)
-        }));
-    }
-    if faults.snoozes > 0 {
-        examples.push(Property::sometimes(
-            "a command completes after a snooze",
-            |protocol: &Protocol, world: &World| {
-                let snoozed = world.left.snoozes < protocol.faults.snoozes;
-                world.shows(State::Completed, |row| snoozed && row.excused > 0)
-            },
-        ));
-    }
-    if faults.cancels > 0 {
-        examples.push(Property::sometimes("a command is canceled while it waits", |_, world: &World| {
-            world.shows(State::Canceled, |row| row.attempt == 0)
-        }));
-        examples.push(Property::sometimes("a command is canceled while it runs", |_, world: &World| {
-            world.shows(State::Canceled, |row| row.attempt > 0 && row.cancel_requested)
-        }));
-    }
-    if faults.retries > 0 {
-        examples.push(Property::sometimes("a command completes after an operator's retry", |_, world: &World| {
-            world.shows(State::Completed, |row| row.retried)
-        }));
-    }
+    let mut example = |is_possible: bool, name, condition: fn(&Protocol, &World) -> bool| {
+        examples.extend(is_possible.then(|| Property::sometimes(name, condition)));
+    };
+    example(lost > 0, "a command completes after its lease was lost", |_, world| {
+        world.shows(State::Completed, |row| row.losses > 0)
+    });
+    example(lost > MAX_LOSSES, "a command that loses lease after lease is parked", |_, world| {
+        world.shows(State::Failed, |row| u32::from(row.losses) > MAX_LOSSES)
+    });
+    example(faults.errors > 0, "a command completes after an error", |_, world| {
+        world.shows(State::Completed, |row| row.failures > 0)
+    });
+    example(u32::from(faults.errors) > RETRY_COUNT, "a command without retries left is failed", |_, world| {
+        world.shows(State::Failed, |row| u32::from(row.failures) > RETRY_COUNT)
+    });
+    example(faults.snoozes > 0, "a command completes after a snooze", |protocol, world| {
+        let snoozed = world.left.snoozes < protocol.faults.snoozes;
+        world.shows(State::Completed, |row| snoozed && row.excused > 0)
+    });
+    example(faults.cancels > 0, "a command is canceled while it waits", |_, world| {
+        world.shows(State::Canceled, |row| row.attempt == 0)
+    });
+    example(faults.cancels > 0, "a command is canceled while it runs", |_, world| {
+        world.shows(State::Canceled, |row| row.cancel_requested)
+    });
+    example(faults.retries > 0, "a command completes after an operator's retry", |_, world| {
+        world.shows(State::Completed, |row| row.retried)
+    });
     examples
 }

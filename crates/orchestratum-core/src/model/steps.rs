@@ -1,6 +1,7 @@
 //! What may happen next.
 
-use crate::model::world::{How, Life, Message, Phase, Request, Stage, Worker, World, index, reclaim};
+use crate::model::wire::{Message, Request, Stage, reclaim};
+use crate::model::world::{How, Life, Phase, Worker, World, index};
 use crate::model::{Protocol, Variant};
 use crate::state::State;
 

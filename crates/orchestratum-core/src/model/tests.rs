@@ -84,22 +84,34 @@ fn a_command_that_fails_snoozes_or_is_canceled_ends_and_runs_again_when_an_opera
     holds(2, 1, Faults { errors: 2, ..NONE });
     holds(2, 1, Faults { snoozes: 1, retries: 1, ..NONE });
     holds(2, 1, Faults { cancels: 1, retries: 1, ..NONE });
-    holds(2, 1, Faults { cancels: 1, lost: 1, ..NONE });
+}
+
+#[test]
+fn a_command_that_is_canceled_ends_when_its_worker_dies_or_loses_an_answer() {
+    holds(2, 1, Faults { kills: 1, cancels: 1, ..NONE });
+    holds(2, 1, Faults { lost: 1, cancels: 1, ..NONE });
+}
+
+#[test]
+fn a_command_that_kills_its_process_again_and_again_is_parked() {
+    holds(1, 1, Faults { kills: 2, ..NONE });
 }
 
 #[test]
 #[ignore = "ten minutes and 6 GiB in release: `cargo xtask chaos model` runs it"]
 fn nothing_goes_wrong_in_larger_worlds() {
     is_caught(Variant::ForgetsExpected, 2, ONE_HANDLER, Faults { lost: 1, ..NONE });
+    holds(2, 1, Faults { errors: 2, snoozes: 1, retries: 1, ..NONE });
+    holds(2, 1, Faults { kills: 1, errors: 2, cancels: 1, retries: 1, ..NONE });
     holds(2, 1, Faults { kills: 2, ..NONE });
-    holds(2, 1, Faults { kills: 1, cancels: 1, ..NONE });
     holds(2, 1, Faults { lost: 1, stops: 1, ..NONE });
     holds(2, 1, Faults { late: 1, stops: 1, ..NONE });
-    holds(2, 1, Faults { errors: 2, snoozes: 1, retries: 1, ..NONE });
+    holds(2, 1, Faults { pauses: 1, late: 1, ..NONE });
+    holds(2, 1, Faults { pauses: 1, errors: 1, cancels: 1, stops: 1, ..NONE });
     holds(2, 1, Faults { kills: 1, late: 1, lost: 1, ..NONE });
-    holds(2, 1, Faults { pauses: 1, errors: 1, stops: 1, cancels: 1, ..NONE });
     holds(2, 2, Faults { lost: 1, ..NONE });
     holds(2, 2, Faults { kills: 1, ..NONE });
     holds(2, 2, Faults { late: 1, ..NONE });
     holds(3, 1, Faults { kills: 1, late: 1, ..NONE });
+    holds(3, 2, NONE);
 }
