@@ -5,6 +5,9 @@
 //! here: it may run a handler under a lease that has expired, because only what holds whatever the clocks say is a
 //! guarantee. What follows from an ending is decided by the product's own `outcome::decide` and `state::next`.
 //!
+//! Of time one thing is assumed and not shown: a fenced instance is remembered for longer than any transaction that has
+//! seen it unfenced stays open.
+//!
 //! Faults are counted, so that there is an end to what can be explored; [`progress`] says what must still be possible
 //! when none is left. The variants leave out one protection each and must be caught; they show that the model can fail.
 
@@ -68,7 +71,8 @@ struct Faults {
     pauses: u8,
     /// The heartbeats of a running worker do not arrive in time.
     late: u8,
-    /// A worker gives up waiting for an answer; the request may be executed before that, later or never.
+    /// A worker gives up waiting for an answer; the request may be executed before that, later or never. Of a
+    /// registration too: the next one is made under another id.
     lost: u8,
     /// An attempt fails.
     errors: u8,

@@ -19,7 +19,6 @@ impl Protocol {
                 world.instances.push(Instance::default());
                 world.workers[worker].instance = Some(index(world.instances.len() - 1));
             }
-            // The next one is made under another id.
             Step::RegisterUnheard { .. } => {
                 world.left.lost -= 1;
                 world.instances.push(Instance::default());
@@ -88,7 +87,7 @@ impl Protocol {
                 }
                 world.instances[instance].expired = true;
             }
-            // With its answer: one that is late changes nothing of what the worker knows.
+            // With its answer: when that is late, so is all that follows from it.
             Step::Extend { worker } => {
                 let Some(instance) = world.workers[worker].instance else { return };
                 if !self.extend(world, instance) {

@@ -145,13 +145,10 @@ impl Protocol {
             if row.expired && !row.fenced && another && self.variant != Variant::TrustsWorkersClock {
                 steps.push(Step::Fence { instance });
             }
-            // It is remembered for longer than the server keeps a transaction of which it hears nothing.
-            let leases_yet = world
-                .wire
-                .iter()
-                .any(|message| message.stage == Stage::Open && message.request.leases_to(index(instance)));
             let is_empty = world.rows.iter().all(|row| row.instance != Some(index(instance)));
-            let remembered = leases_yet && self.variant != Variant::ForgetsFencedAtOnce;
+            // It is remembered until nothing that has seen it unfenced can commit any more.
+            let leases = |message: &Message| message.stage == Stage::Open && message.request.leases_to(index(instance));
+            let remembered = world.wire.iter().any(leases) && self.variant != Variant::ForgetsFencedAtOnce;
             if row.fenced && somebody && is_empty && !remembered {
                 steps.push(Step::Forget { instance });
             }
