@@ -104,14 +104,17 @@ fn nothing_goes_wrong_in_larger_worlds() {
     holds(2, 1, Faults { errors: 2, snoozes: 1, retries: 1, ..NONE });
     holds(2, 1, Faults { kills: 1, errors: 2, cancels: 1, retries: 1, ..NONE });
     holds(2, 1, Faults { kills: 2, ..NONE });
-    holds(2, 1, Faults { lost: 1, stops: 1, ..NONE });
+    holds(2, 1, Faults { kills: 1, late: 1, ..NONE });
+    holds(2, 1, Faults { kills: 1, lost: 1, ..NONE });
+    holds(2, 1, Faults { late: 1, lost: 1, ..NONE });
     holds(2, 1, Faults { late: 1, stops: 1, ..NONE });
+    holds(2, 1, Faults { lost: 1, stops: 1, ..NONE });
     holds(2, 1, Faults { pauses: 1, late: 1, ..NONE });
     holds(2, 1, Faults { pauses: 1, errors: 1, cancels: 1, stops: 1, ..NONE });
-    holds(2, 1, Faults { kills: 1, late: 1, lost: 1, ..NONE });
-    holds(2, 2, Faults { lost: 1, ..NONE });
     holds(2, 2, Faults { kills: 1, ..NONE });
     holds(2, 2, Faults { late: 1, ..NONE });
-    holds(3, 1, Faults { kills: 1, late: 1, ..NONE });
-    holds(3, 2, NONE);
+    holds(3, 1, Faults { kills: 1, ..NONE });
+    holds(3, 1, Faults { late: 1, ..NONE });
+    holds(2, 3, NONE);
+    holds(3, 2, Faults { lost: 1, ..NONE });
 }
