@@ -51,7 +51,8 @@ pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
     for number in 0..APPENDS {
         let appended = Instant::now();
         let number = u64::from(number);
-        let id = client.append((GOOD[0], Job { number })).await?.id();
+        let job = Job::new(number, Shape::Single, Duration::ZERO);
+        let id = client.append((GOOD[0], job)).await?.id();
         ledger.note(Entry::Appended { number, id: id.as_uuid(), is_new: true, shape: Shape::Single });
         client.wait::<()>(id).await?;
         times.push(appended.elapsed());
@@ -76,8 +77,10 @@ pub(crate) fn shares(records: &[Record]) -> Counts {
         *ran.entry(&record.process).or_default() += usize::from(matches!(record.entry, Entry::Started { .. }));
     }
     // A second fleet starts when the first has ended.
-    let first_end =
-        records.iter().position(|record| matches!(record.entry, Entry::Died { .. })).unwrap_or(records.len());
+    let first_end = records
+        .iter()
+        .position(|record| matches!(record.entry, Entry::Died { .. } | Entry::Left { .. }))
+        .unwrap_or(records.len());
     let began = |process: &str| {
         let begins = |record: &Record| matches!(record.entry, Entry::Began { .. }) && &*record.process == process;
         records[..first_end].iter().any(begins)

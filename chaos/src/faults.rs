@@ -10,6 +10,7 @@ pub(crate) mod workers;
 
 use std::time::Duration;
 
+use anyhow::Result;
 use fastrand::Rng;
 use tokio::time::Instant;
 
@@ -23,6 +24,8 @@ pub(crate) struct Storm {
     pub(crate) random: Rng,
     /// How much rarer everything is than it is by itself.
     pub(crate) pace: u32,
+    /// Of the processes.
+    pub(crate) lease: Duration,
 }
 
 impl Storm {
@@ -42,7 +45,42 @@ impl Storm {
         self.ledger.note(Entry::Fault { name: fault.to_owned() });
     }
 
+    /// Writes down what has happened, or that it was tried in vain.
+    fn note_if<T>(&self, fault: &str, happened: &Result<T>) {
+        match happened {
+            Ok(_) => self.note(fault),
+            Err(_) => self.note(&format!("{fault}, in vain")),
+        }
+    }
+
+    /// For a few seconds, one time in three for longer than the lease.
+    fn some_time(&mut self) -> Duration {
+        let time = self.millis(500..4_000);
+        if self.random.u8(..3) == 0 { self.lease + time } else { time }
+    }
+
     fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.random.u64(range))
+    }
+}
+
+/// Deals each of some kinds of fault once before one comes again, so that none is left out for long.
+#[derive(Debug)]
+pub(crate) struct Deck<const COUNT: usize> {
+    names: &'static [&'static str; COUNT],
+    left: Vec<usize>,
+}
+
+impl<const COUNT: usize> Deck<COUNT> {
+    const fn new(names: &'static [&'static str; COUNT]) -> Self {
+        Self { names, left: Vec::new() }
+    }
+
+    fn draw(&mut self, random: &mut Rng) -> (usize, &'static str) {
+        if self.left.is_empty() {
+            self.left.extend(0..COUNT);
+        }
+        let kind = self.left.swap_remove(random.usize(..self.left.len()));
+        (kind, self.names[kind])
     }
 }

@@ -1,8 +1,9 @@
 //! The worker and producer processes of a run: started, killed, paused, replaced.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,12 @@ use orchestratum_testbed::process::{Farewell, Guarded, held_back};
 use rustix::process::Signal;
 
 use crate::ledger::{Entry, Ledger};
+use crate::process::UNSETTLED;
+
+/// As the ledger has them.
+pub(crate) const KILL: &str = "kill -9 of a process";
+pub(crate) const DEPLOY: &str = "SIGTERM of a process";
+pub(crate) const JUMP: &str = "a clock jumped";
 
 /// What all processes of a fleet are started with.
 #[derive(Debug, Clone)]
@@ -30,7 +37,15 @@ pub(crate) struct Plan {
     pub(crate) keep: Option<Duration>,
     /// Whether some get clocks that are hours off.
     pub(crate) clocks: bool,
+    /// Whether the first worker is left alone.
+    pub(crate) spares_one: bool,
+    /// Behind the last serial of another fleet of the run.
+    pub(crate) last_serial: u32,
 }
+
+/// How long an orderly end may take: the grace period, half a second to clean up, ten seconds each for a claim that is
+/// under way and for the last writes, five for the last heartbeat; and a busy machine.
+pub(crate) const ORDERLY: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -39,6 +54,8 @@ pub(crate) struct Fleet {
     members: Vec<Member>,
     random: Rng,
     serial: u32,
+    /// Processes that ended as they should not, or did not end.
+    unwell: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -46,6 +63,10 @@ struct Member {
     name: String,
     process: Guarded,
     paused_until: Option<Instant>,
+    /// When it was told to stop.
+    told: Option<Instant>,
+    /// Since when it is watched, and how long its ledger was then.
+    watched: (Instant, u64),
 }
 
 impl Member {
@@ -53,11 +74,21 @@ impl Member {
     fn ledger_name(&self) -> String {
         format!("{}-{}", self.name, self.process.pid())
     }
+
+    fn ledger(&self, plan: &Plan) -> PathBuf {
+        plan.folder.join(format!("{}.jsonl", self.ledger_name()))
+    }
+
+    /// One that has just been started does not listen yet.
+    fn listens(&self, plan: &Plan) -> bool {
+        self.ledger(plan).exists()
+    }
 }
 
 impl Fleet {
     pub(crate) fn start(plan: Plan, ledger: Ledger, random: Rng) -> Result<Self> {
-        let mut fleet = Self { plan, ledger, members: Vec::new(), random, serial: 0 };
+        let serial = plan.last_serial;
+        let mut fleet = Self { plan, ledger, members: Vec::new(), random, serial, unwell: Vec::new() };
         for number in 0..fleet.plan.workers {
             fleet.add(format!("worker-{number}"), number)?;
         }
@@ -69,8 +100,19 @@ impl Fleet {
 
     fn add(&mut self, name: String, number: u32) -> Result<()> {
         let index = usize::try_from(number)?;
+        let member = self.member(name, index)?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    fn member(&mut self, name: String, index: usize) -> Result<Member> {
         let process = self.spawn(&name, index)?;
-        self.members.push(Member { name, process, paused_until: None });
+        Ok(Member { name, process, paused_until: None, told: None, watched: (Instant::now(), 0) })
+    }
+
+    fn replace(&mut self, index: usize) -> Result<()> {
+        let name = self.members[index].name.clone();
+        self.members[index] = self.member(name, index)?;
         Ok(())
     }
 
@@ -96,6 +138,9 @@ impl Fleet {
         if name.starts_with("producer") {
             command.arg("--only-append");
         }
+        if plan.spares_one && index == 0 {
+            command.arg("--never-deadly");
+        }
         if let (true, Some(shifter)) = (plan.clocks && self.random.u8(..) < 80, install::clock_shifter()) {
             let clock = plan.folder.join(format!("{name}.clock"));
             set_clock(&clock, self.random.i32(-12..12))?;
@@ -106,47 +151,103 @@ impl Fleet {
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
             self.ledger.note(Entry::Fault { name: "a clock was off".to_owned() });
         }
-        let log = std::fs::File::options().create(true).append(true).open(plan.folder.join(format!("{name}.log")))?;
+        let log = fs::File::options().create(true).append(true).open(plan.folder.join(format!("{name}.log")))?;
         command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::piped());
         Guarded::start(command, &Farewell { signal: Signal::KILL, whole_group: false, remove: None })
     }
 
-    /// The process ids of the workers.
-    pub(crate) fn workers(&self) -> Vec<u32> {
-        let workers = self.members.iter().filter(|member| member.name.starts_with("worker"));
-        workers.map(|member| member.process.pid()).collect()
+    /// The process id of the first worker.
+    pub(crate) fn first(&self) -> u32 {
+        self.members[0].process.pid()
     }
 
-    /// Replaces who has died, and wakes who has slept long enough.
+    pub(crate) const fn last_serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// Any but one that is left alone.
+    fn draw(&mut self) -> usize {
+        self.random.usize(usize::from(self.plan.spares_one)..self.members.len())
+    }
+
+    /// Replaces who has ended, and wakes who has slept long enough.
     pub(crate) fn tend(&mut self) -> Result<()> {
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
-            if member.process.ended()?.is_some() {
-                self.ledger.note(Entry::Died { process: member.ledger_name() });
-                let name = member.name.clone();
-                let process = self.spawn(&name, index)?;
-                self.members[index] = Member { name, process, paused_until: None };
-            } else if member.paused_until.is_some_and(|until| until <= Instant::now()) {
-                member.process.signal(Signal::CONT)?;
-                member.paused_until = None;
-                self.ledger.note(Entry::Resumed { process: member.ledger_name() });
+            if let Some(status) = member.process.ended()? {
+                self.note_end(index, status);
+                self.replace(index)?;
+            } else if let Some(until) = member.paused_until {
+                if until <= Instant::now() {
+                    self.wake(index)?;
+                }
+            } else if member.told.is_some_and(|told| told.elapsed() > ORDERLY) {
+                self.unwell.push(format!("{} did not end within {ORDERLY:?} of SIGTERM", member.ledger_name()));
+                self.kill_one(index)?;
             }
+        }
+        Ok(())
+    }
+
+    /// One that was not told to end, and had no deadly command to run, has crashed.
+    fn note_end(&mut self, index: usize, status: ExitStatus) {
+        let member = &self.members[index];
+        let process = member.ledger_name();
+        let aborted = status.signal() == Some(Signal::ABORT.as_raw());
+        let is_unsettled = status.code() == Some(UNSETTLED);
+        let in_order = member.told.is_some() && (status.success() || is_unsettled);
+        if !in_order && !aborted {
+            self.unwell.push(format!("{process} ended by itself: {status}"));
+        }
+        self.ledger.note(if in_order { Entry::Left { process } } else { Entry::Died { process, aborted } });
+    }
+
+    fn wake(&mut self, index: usize) -> Result<()> {
+        let member = &mut self.members[index];
+        if member.paused_until.take().is_some() {
+            member.process.signal(Signal::CONT)?;
+            // The time that it slept does not count.
+            member.told = member.told.map(|_| Instant::now());
+            self.ledger.note(Entry::Resumed { process: member.ledger_name() });
         }
         Ok(())
     }
 
     /// `kill -9` of anyone.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        let index = self.random.usize(..self.members.len());
+        let index = self.draw();
+        self.kill_one(index)?;
+        self.ledger.note(Entry::Fault { name: KILL.to_owned() });
+        Ok(())
+    }
+
+    fn kill_one(&mut self, index: usize) -> Result<()> {
         let member = &mut self.members[index];
-        self.ledger.note(Entry::Died { process: member.ledger_name() });
-        self.ledger.note(Entry::Fault { name: "kill -9 of a process".to_owned() });
+        self.ledger.note(Entry::Died { process: member.ledger_name(), aborted: false });
         member.process.signal(Signal::KILL)?;
         member.process.wait(Duration::from_secs(30))?;
-        let name = member.name.clone();
-        let process = self.spawn(&name, index)?;
-        self.members[index] = Member { name, process, paused_until: None };
+        self.replace(index)
+    }
+
+    /// Wakes everyone, and watches from now on who begins to run something.
+    pub(crate) fn watch(&mut self) -> Result<()> {
+        for index in 0..self.members.len() {
+            self.wake(index)?;
+            let length = fs::metadata(self.members[index].ledger(&self.plan)).map_or(0, |ledger| ledger.len());
+            self.members[index].watched = (Instant::now(), length);
+        }
         Ok(())
+    }
+
+    /// The workers that have begun to run nothing since they are watched, and for how long.
+    pub(crate) fn idle(&self) -> Vec<(String, Duration)> {
+        let workers = self.members.iter().filter(|member| member.name.starts_with("worker"));
+        let idle = workers.filter(|member| {
+            let since = usize::try_from(member.watched.1).unwrap_or(usize::MAX);
+            let ledger = fs::read(member.ledger(&self.plan)).unwrap_or_default();
+            !String::from_utf8_lossy(ledger.get(since..).unwrap_or_default()).contains(r#""what":"started""#)
+        });
+        idle.map(|member| (member.ledger_name(), member.watched.0.elapsed())).collect()
     }
 
     /// A clock that is off already is off by other hours at once.
@@ -154,26 +255,27 @@ impl Fleet {
         let index = self.random.usize(..self.members.len());
         let clock = self.plan.folder.join(format!("{}.clock", self.members[index].name));
         if clock.exists() {
-            self.ledger.note(Entry::Fault { name: "a clock jumped".to_owned() });
             set_clock(&clock, self.random.i32(-12..12))?;
+            self.ledger.note(Entry::Fault { name: JUMP.to_owned() });
         }
         Ok(())
     }
 
     /// An orderly end, as in a deploy; [`tend`](Self::tend) starts its successor.
     pub(crate) fn terminate(&mut self) -> Result<()> {
-        let index = self.random.usize(..self.members.len());
+        let index = self.draw();
         let member = &mut self.members[index];
-        if member.paused_until.is_none() {
-            self.ledger.note(Entry::Fault { name: "SIGTERM of a process".to_owned() });
+        if member.paused_until.is_none() && member.told.is_none() && member.listens(&self.plan) {
             member.process.signal(Signal::TERM)?;
+            member.told = Some(Instant::now());
+            self.ledger.note(Entry::Fault { name: DEPLOY.to_owned() });
         }
         Ok(())
     }
 
     /// SIGSTOP for longer than the lease.
     pub(crate) fn pause(&mut self) -> Result<()> {
-        let index = self.random.usize(..self.members.len());
+        let index = self.draw();
         let longer = Duration::from_millis(self.random.u64(500..4_000));
         let member = &mut self.members[index];
         if member.paused_until.is_none() {
@@ -184,38 +286,42 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends all of them in order. Returns those that did not end by themselves, or not well.
-    pub(crate) fn stop(mut self, limit: Duration) -> Result<Vec<String>> {
-        let mut unwell = Vec::new();
-        for member in &mut self.members {
-            // One that has just been started does not listen yet.
-            let ledger = self.plan.folder.join(format!("{}.jsonl", member.ledger_name()));
+    /// Ends all of them in order. Returns those that ended otherwise than they should, now or before.
+    pub(crate) fn stop(mut self) -> Result<Vec<String>> {
+        for index in 0..self.members.len() {
+            self.wake(index)?;
             let started = Instant::now();
-            while !ledger.exists() && member.process.ended()?.is_none() && started.elapsed() < limit {
+            let member = &mut self.members[index];
+            while !member.listens(&self.plan) && member.process.ended()?.is_none() && started.elapsed() < ORDERLY {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            if member.paused_until.is_some() {
-                self.ledger.note(Entry::Resumed { process: member.ledger_name() });
-                member.process.signal(Signal::CONT)?;
-            }
             member.process.signal(Signal::TERM)?;
+            member.told = Some(member.told.unwrap_or_else(Instant::now));
         }
-        for member in &mut self.members {
-            match member.process.wait(limit)? {
-                // A deadly command may have ended it just before.
-                Some(status) if status.success() || status.signal() == Some(Signal::ABORT.as_raw()) => {}
-                Some(status) => unwell.push(format!("{} ended with {status}", member.ledger_name())),
-                None => unwell.push(format!("{} did not end within {limit:?}", member.ledger_name())),
+        let until = Instant::now() + ORDERLY;
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let process = member.ledger_name();
+            match member.process.wait(until.saturating_duration_since(Instant::now()))? {
+                Some(status) => {
+                    if status.code() == Some(UNSETTLED) {
+                        self.unwell.push(format!("{process} could not settle everything, and nothing was in its way"));
+                    }
+                    self.note_end(index, status);
+                }
+                None => {
+                    self.unwell.push(format!("{process} did not end within {ORDERLY:?} of SIGTERM"));
+                    self.ledger.note(Entry::Died { process, aborted: false });
+                }
             }
-            self.ledger.note(Entry::Died { process: member.ledger_name() });
         }
-        Ok(unwell)
+        Ok(self.unwell)
     }
 }
 
 /// Renamed into place: whoever reads it meanwhile sees one or the other.
 fn set_clock(clock: &Path, hours: i32) -> Result<()> {
     let next = clock.with_extension("next");
-    std::fs::write(&next, format!("{hours:+}h\n"))?;
-    Ok(std::fs::rename(next, clock)?)
+    fs::write(&next, format!("{hours:+}h\n"))?;
+    Ok(fs::rename(next, clock)?)
 }

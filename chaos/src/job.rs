@@ -9,7 +9,7 @@ use sea_orm::ConnectionTrait as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::{self, Entry, Ledger, Shape};
 use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// The payload of every command.
@@ -17,6 +17,19 @@ use crate::pulse::{Pulse, STREAMED, Streamed};
 pub(crate) struct Job {
     /// Given once; a follow-up has that of its parent.
     pub(crate) number: u64,
+    /// How it, or the parent, was appended.
+    pub(crate) shape: Shape,
+    /// No handler may begin before, by the monotonic clock that all processes share: when it was asked for, and the
+    /// delay.
+    pub(crate) not_before: u64,
+}
+
+impl Job {
+    /// One that is about to be asked for.
+    pub(crate) fn new(number: u64, shape: Shape, delay: Duration) -> Self {
+        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        Self { number, shape, not_before: ledger::now().saturating_add(delay) }
+    }
 }
 
 /// Commands that must end completed, whatever happens.
@@ -26,8 +39,10 @@ pub(crate) const GOOD: [&str; 9] =
 pub(crate) const BAD: [&str; 2] = ["failing", "stuck"];
 /// Kills its process twice.
 pub(crate) const DEADLY: &str = "deadly";
-/// What another one appends when it ends.
-pub(crate) const FOLLOW_UP: &str = "follow-up";
+/// What another one appends when it completes.
+pub(crate) const AFTER_SUCCESS: &str = "after-success";
+/// What another one appends when it fails or is canceled.
+pub(crate) const AFTER_FAILURE: &str = "after-failure";
 
 /// Retries of the commands that must complete: their handlers meet every fault of the database as an error of theirs.
 pub(crate) const RETRIES: u32 = 50;
@@ -50,7 +65,7 @@ pub(crate) fn builder(url: &str, lease: Duration, keep: Option<Duration>) -> Bui
 }
 
 /// The executors, each of which writes its beginning and its end into the ledger; those of the stream are counted.
-pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>) -> Builder {
+pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>, never_deadly: bool) -> Builder {
     let pulse = Arc::clone(pulse);
     builder = builder.service(ledger.clone()).executor(STREAMED, move |streamed: Streamed, _: Context| {
         let pulse = Arc::clone(&pulse);
@@ -59,15 +74,25 @@ pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>
             anyhow::Ok(())
         }
     });
-    let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, FOLLOW_UP]);
+    let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, AFTER_SUCCESS, AFTER_FAILURE]);
     for key in keys {
+        if never_deadly && key == DEADLY {
+            builder = builder.remote(key);
+            continue;
+        }
         builder = builder.executor(key, move |job: Job, context: Context| async move {
             let ledger = context.service::<Ledger>()?;
             let Some(id) = context.command_id() else { bail!("a command without an id") };
             let execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt() };
             let is_deaf = key == "blocking";
             execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt, is_deaf });
-            run(key, job, &context, &execution).await
+            let mut running = std::pin::pin!(run(key, job, &context));
+            tokio::select! {
+                biased;
+                ended = &mut running => return ended,
+                () = context.canceled() => execution.ledger.note(Entry::Told { id: execution.id, attempt: execution.attempt }),
+            }
+            running.await
         });
     }
     builder
@@ -80,31 +105,18 @@ struct Execution {
     attempt: u32,
 }
 
-impl Execution {
-    /// Sleeps as a well-behaved handler does: until told to stop.
-    async fn sleep(&self, context: &Context, time: Duration) -> Result<()> {
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = context.canceled() => {
-                self.ledger.note(Entry::Told { id: self.id, attempt: self.attempt });
-                bail!("told to stop")
-            }
-        }
-    }
-}
-
 impl Drop for Execution {
     fn drop(&mut self) {
         self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt });
     }
 }
 
-async fn run(key: &str, job: Job, context: &Context, execution: &Execution) -> Result<()> {
+async fn run(key: &str, job: Job, context: &Context) -> Result<()> {
     // Spread by the number, so that a seed repeats it.
     let millis = |most: u64| Duration::from_millis(job.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % most);
     match key {
-        "slow" => execution.sleep(context, millis(500)).await,
-        "long" => execution.sleep(context, Duration::from_secs(6) + millis(2_000)).await,
+        "slow" => sleep(context, millis(500)).await,
+        "long" => sleep(context, Duration::from_secs(6) + millis(2_000)).await,
         "effect" => effect(job, context).await,
         "flaky" if context.attempt() < 3 => bail!("not yet"),
         "panicking" if context.attempt() < 2 => panic!("as ordered"),
@@ -115,7 +127,7 @@ async fn run(key: &str, job: Job, context: &Context, execution: &Execution) -> R
         }
         "memory" => {
             let much = vec![1_u8; 16 << 20];
-            execution.sleep(context, millis(200)).await?;
+            sleep(context, millis(200)).await?;
             anyhow::ensure!(much.iter().step_by(4_096).all(|byte| *byte == 1), "memory changed");
             Ok(())
         }
@@ -123,6 +135,14 @@ async fn run(key: &str, job: Job, context: &Context, execution: &Execution) -> R
         "stuck" => std::future::pending().await,
         DEADLY if context.attempt() < 3 => std::process::abort(),
         _ => Ok(()),
+    }
+}
+
+/// Sleeps as a well-behaved handler does: until told to stop.
+async fn sleep(context: &Context, time: Duration) -> Result<()> {
+    tokio::select! {
+        () = tokio::time::sleep(time) => Ok(()),
+        () = context.canceled() => bail!("told to stop"),
     }
 }
 

@@ -18,6 +18,9 @@ use uuid::Uuid;
 
 use crate::pulse::Beat;
 
+/// Among the faults.
+pub(crate) const PAUSE: &str = "pause of a process";
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
@@ -26,20 +29,25 @@ pub(crate) enum Entry {
     Began { serial: u32 },
     /// An append has returned, and its transaction is committed; `is_new` as it said.
     Appended { number: u64, id: Uuid, is_new: bool, shape: Shape },
-    /// An append or its commit returned an error: it may have happened or not.
-    Unsure { number: u64, error: String },
+    /// An append or its commit returned an error, or nobody waited for it any more: it may have happened or not.
+    Unsure { number: u64, shape: Shape, error: String },
     /// The transaction of an append was rolled back.
-    RolledBack { id: Uuid },
-    /// A cancel has returned; `at_once` when the command was not running.
-    Canceled { id: Uuid, at_once: bool },
+    RolledBack { number: u64, id: Uuid },
+    /// A cancel is about to be asked for.
+    CancelAsked { id: Uuid },
+    /// A cancel has returned; `at_once` when the command was not running. The attempt is what was read behind it, if
+    /// there was an answer: no later one may begin.
+    Canceled { id: Uuid, at_once: bool, attempt: Option<u32> },
     /// A handler has begun; a deaf one cannot hear that it is told to stop.
     Started { id: Uuid, attempt: u32, is_deaf: bool },
     /// A handler was told that its lease is lost, its time is up or it is canceled.
     Told { id: Uuid, attempt: u32 },
     /// A handler has ended, or its future was dropped.
     Ended { id: Uuid, attempt: u32 },
-    /// The rig is about to end this process without a word, or has found that it has ended.
-    Died { process: String },
+    /// The rig is about to end this process without a word, or has found that it has ended, by `abort` or otherwise.
+    Died { process: String, aborted: bool },
+    /// The process was told to stop and has ended in order: it has written down the fate of all that it appended.
+    Left { process: String },
     /// The rig is about to stop this process; it goes on after `Resumed`.
     Paused { process: String },
     /// The rig has let this process go on.
@@ -56,6 +64,8 @@ pub(crate) enum Entry {
 pub(crate) enum Shape {
     Single,
     Within,
+    /// In a transaction that is never committed.
+    RolledBack,
     Bulk,
     Unique,
     Chained,
@@ -79,10 +89,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The command that this record says was canceled.
-    pub(crate) const fn canceled(&self) -> Option<Uuid> {
+    /// The command that this record says was to be canceled.
+    pub(crate) const fn cancel_asked(&self) -> Option<Uuid> {
         match self.entry {
-            Entry::Canceled { id, .. } => Some(id),
+            Entry::CancelAsked { id } => Some(id),
             _ => None,
         }
     }
@@ -153,8 +163,8 @@ pub(crate) fn faults(records: &[Record]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in records {
         let name = match &record.entry {
-            Entry::Died { .. } => "end of a process",
-            Entry::Paused { .. } => "pause of a process",
+            Entry::Died { .. } | Entry::Left { .. } => "end of a process",
+            Entry::Paused { .. } => PAUSE,
             Entry::Fault { name } => name,
             _ => continue,
         };

@@ -8,10 +8,11 @@ use anyhow::Result;
 use fastrand::Rng;
 use orchestratum_core::{Appended, Canceled, Command, CommandId, Orchestrator};
 use sea_orm::ConnectionTrait as _;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::job::{BAD, BAD_RETRIES, DEADLY, FOLLOW_UP, GOOD, Job};
+use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, DEADLY, GOOD, Job};
 use crate::ledger::{self, Entry, Ledger, Shape};
 use crate::process::Arguments;
 use crate::pulse::{Pulse, STREAMED, Streamed};
@@ -19,7 +20,7 @@ use crate::pulse::{Pulse, STREAMED, Streamed};
 /// Tasks that append at the same time.
 const TASKS: u32 = 4;
 /// Commands of one `append_all`.
-const BULK: u64 = 100;
+const BULK: u32 = 100;
 /// Commands of one `append_all` of the stream.
 const STREAM: u32 = 50;
 /// Unique keys: few, so that they meet.
@@ -48,6 +49,44 @@ pub(crate) struct Load {
     pause: Duration,
 }
 
+/// A command whose append is about to be asked for. Dropped without an answer, it may have been appended.
+struct Asked {
+    ledger: Ledger,
+    job: Job,
+    answered: bool,
+}
+
+impl Asked {
+    fn answer(mut self, appended: Result<Appended, impl ToString>) {
+        let Job { number, shape, .. } = self.job;
+        self.note(match appended {
+            Ok(appended) => {
+                let (id, is_new) = (appended.id().as_uuid(), appended.is_new());
+                if shape == Shape::RolledBack {
+                    Entry::RolledBack { number, id }
+                } else {
+                    Entry::Appended { number, id, is_new, shape }
+                }
+            }
+            Err(error) => Entry::Unsure { number, shape, error: error.to_string() },
+        });
+    }
+
+    fn note(&mut self, entry: Entry) {
+        self.answered = true;
+        self.ledger.note(entry);
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.answered {
+            let Job { number, shape, .. } = self.job;
+            self.note(Entry::Unsure { number, shape, error: "dropped".to_owned() });
+        }
+    }
+}
+
 impl Load {
     pub(crate) fn new(orchestrator: Orchestrator, ledger: Ledger, arguments: &Arguments) -> Self {
         Self {
@@ -59,9 +98,8 @@ impl Load {
         }
     }
 
-    /// Appends until it is dropped.
-    pub(crate) async fn run(&self) {
-        // Aborted with the set.
+    /// Appends until it is told to stop. What is under way then is dropped, and written down as unsure.
+    pub(crate) async fn run(&self, stop: oneshot::Receiver<()>) {
         let mut tasks = JoinSet::new();
         for _ in 0..TASKS {
             let load = self.clone();
@@ -72,108 +110,100 @@ impl Load {
                 }
             });
         }
-        while tasks.join_next().await.is_some() {}
+        // Also when nobody is left who could tell.
+        let _ = stop.await;
+        tasks.shutdown().await;
     }
 
     /// Returns how many commands it was.
     async fn append_something(&self) -> u32 {
         match self.draw(20) {
-            0 => self.bulk().await,
-            1..=3 => self.within(true).await,
-            4 => self.within(false).await,
+            0 => return self.bulk().await,
+            1..=3 => self.within(Shape::Within).await,
+            4 => self.within(Shape::RolledBack).await,
             5 | 6 => self.one(Shape::Unique).await,
             7 | 8 => self.one(Shape::Chained).await,
             9 => self.one(Shape::Delayed).await,
             10 => self.canceled().await,
             _ => self.one(Shape::Single).await,
         }
-    }
-
-    async fn one(&self, shape: Shape) -> u32 {
-        let job = self.next();
-        let command = self.command(job).map(|command| self.shaped(command, job, shape));
-        match command {
-            Ok(command) => self.note(shape, job, self.orchestrator.append(command).await),
-            Err(error) => self.unsure(job, &error),
-        }
         1
     }
 
-    fn shaped(&self, command: Command, job: Job, shape: Shape) -> Command {
-        match shape {
-            Shape::Unique => command.unique(format!("key-{}", self.draw(UNIQUE_KEYS))),
-            Shape::Chained => {
-                let follow_up = || Command::new(FOLLOW_UP, &job).unwrap_or_else(|_| unreachable!("a number is JSON"));
-                command.on_success(follow_up()).on_failure(follow_up())
-            }
-            Shape::Delayed => command.delay(Duration::from_millis(self.draw(5_000))),
-            Shape::Single | Shape::Within | Shape::Bulk => command.priority(i16::try_from(self.draw(3)).unwrap_or(0)),
-        }
+    async fn one(&self, shape: Shape) {
+        let delay = if shape == Shape::Delayed { self.millis(5_000) } else { Duration::ZERO };
+        self.delayed(shape, delay).await;
+    }
+
+    /// Returns the command that is there now.
+    async fn delayed(&self, shape: Shape, delay: Duration) -> Option<CommandId> {
+        let asked = self.ask(shape, delay);
+        let appended = match self.command(asked.job, delay) {
+            Ok(command) => self.orchestrator.append(command).await,
+            Err(error) => Err(error),
+        };
+        let id = appended.as_ref().ok().map(|appended| appended.id());
+        asked.answer(appended);
+        id
     }
 
     async fn bulk(&self) -> u32 {
-        let jobs: Vec<Job> = (0..BULK).map(|_| self.next()).collect();
-        let commands = jobs.iter().map(|job| Command::new("quick", job));
+        let all: Vec<Asked> = (0..BULK).map(|_| self.ask(Shape::Bulk, Duration::ZERO)).collect();
+        let commands = all.iter().map(|asked| Command::new("quick", &asked.job));
         let appended = match commands.collect::<orchestratum_core::Result<Vec<_>>>() {
             Ok(commands) => self.orchestrator.append_all(commands).await,
             Err(error) => Err(error),
         };
         match appended {
             Ok(appended) => {
-                std::iter::zip(jobs, appended).for_each(|(job, appended)| self.note(Shape::Bulk, job, Ok(appended)));
+                std::iter::zip(all, appended).for_each(|(asked, appended)| asked.answer(Ok::<_, &str>(appended)));
             }
-            Err(error) => jobs.into_iter().for_each(|job| self.unsure(job, &error)),
+            Err(error) => all.into_iter().for_each(|asked| asked.answer(Err(&error))),
         }
-        u32::try_from(BULK).unwrap_or(u32::MAX)
+        BULK
     }
 
     /// With a row of the application's in the same transaction, which is rolled back or committed.
-    async fn within(&self, commit: bool) -> u32 {
-        let job = self.next();
-        match self.try_within(job, commit).await {
-            Ok(appended) if commit => self.note(Shape::Within, job, Ok(appended)),
-            Ok(appended) => self.ledger.note(Entry::RolledBack { id: appended.id().as_uuid() }),
-            Err(error) => self.unsure(job, &error),
-        }
-        1
+    async fn within(&self, shape: Shape) {
+        let asked = self.ask(shape, Duration::ZERO);
+        let appended = self.try_within(asked.job).await;
+        asked.answer(appended);
     }
 
-    async fn try_within(&self, job: Job, commit: bool) -> Result<Appended> {
-        let command = self.command(job)?;
+    async fn try_within(&self, job: Job) -> Result<Appended> {
+        let command = self.command(job, Duration::ZERO)?;
         let transaction = self.orchestrator.begin().await?;
         let sql = format!("INSERT INTO chaos_orders (number) VALUES ({})", job.number);
         transaction.execute_unprepared(&sql).await?;
         let appended = self.orchestrator.append(command).within(&transaction).await?;
-        if commit {
-            transaction.commit().await?
+        if job.shape == Shape::RolledBack {
+            transaction.rollback().await?;
         } else {
-            transaction.rollback().await?
+            transaction.commit().await?;
         }
         Ok(appended)
     }
 
-    async fn canceled(&self) -> u32 {
-        let job = self.next();
-        let Ok(command) = self.command(job).map(|command| self.shaped(command, job, Shape::Chained)) else { return 1 };
-        let appended = self.orchestrator.append(command).await;
-        let id = appended.as_ref().ok().map(|appended| appended.id());
-        self.note(Shape::Chained, job, appended);
-        if let Some(id) = id {
-            tokio::time::sleep(Duration::from_millis(self.draw(300))).await;
+    /// Before it begins, while it runs, or when it has ended.
+    async fn canceled(&self) {
+        if let Some(id) = self.delayed(Shape::Chained, self.millis(300)).await {
+            tokio::time::sleep(self.millis(300)).await;
             self.cancel(id).await;
         }
-        1
     }
 
     async fn cancel(&self, id: CommandId) {
-        // One that has ended cannot be canceled, and one whose answer is lost is as if it had not been asked for.
+        self.ledger.note(Entry::CancelAsked { id: id.as_uuid() });
+        // One that has ended cannot be canceled; one whose answer is lost may have been.
         if let Ok(canceled) = self.orchestrator.cancel(id).await {
-            self.ledger.note(Entry::Canceled { id: id.as_uuid(), at_once: canceled == Canceled::Now });
+            let behind = self.orchestrator.get(id).await.ok().flatten();
+            let (at_once, attempt) = (canceled == Canceled::Now, behind.map(|command| command.attempt));
+            self.ledger.note(Entry::Canceled { id: id.as_uuid(), at_once, attempt });
         }
     }
 
     /// One that behaves in some way; the long ones seldom, those that kill their process hardly ever.
-    fn command(&self, job: Job) -> orchestratum_core::Result<Command> {
+    fn command(&self, job: Job, delay: Duration) -> orchestratum_core::Result<Command> {
         let key = match self.draw(2_000) {
             0 => DEADLY,
             1..=20 => BAD[usize::try_from(self.draw(2)).unwrap_or(0)],
@@ -182,29 +212,33 @@ impl Load {
             _ => "quick",
         };
         let command = Command::new(key, &job)?;
-        Ok(match key {
+        let command = match key {
             "failing" => command.retry_count(BAD_RETRIES),
             "stuck" => command.retry_count(BAD_RETRIES).timeout(Duration::from_millis(300)),
             _ => command,
+        };
+        Ok(match job.shape {
+            Shape::Unique => command.unique(format!("key-{}", self.draw(UNIQUE_KEYS))),
+            Shape::Chained => {
+                // A cancel may come before the delay is over.
+                let job = Job::new(job.number, job.shape, Duration::ZERO);
+                let (success, failure) = (Command::new(AFTER_SUCCESS, &job)?, Command::new(AFTER_FAILURE, &job)?);
+                command.delay(delay).on_success(success).on_failure(failure)
+            }
+            Shape::Delayed => command.delay(delay),
+            Shape::Single | Shape::Within | Shape::RolledBack | Shape::Bulk => {
+                command.priority(i16::try_from(self.draw(3)).unwrap_or(0))
+            }
         })
     }
 
-    fn note(&self, shape: Shape, job: Job, appended: orchestratum_core::Result<Appended>) {
-        match appended {
-            Ok(appended) => {
-                let (id, is_new) = (appended.id().as_uuid(), appended.is_new());
-                self.ledger.note(Entry::Appended { number: job.number, id, is_new, shape });
-            }
-            Err(error) => self.unsure(job, &error),
-        }
+    fn ask(&self, shape: Shape, delay: Duration) -> Asked {
+        let job = Job::new(self.next.fetch_add(1, Ordering::Relaxed), shape, delay);
+        Asked { ledger: self.ledger.clone(), job, answered: false }
     }
 
-    fn unsure(&self, job: Job, error: &impl ToString) {
-        self.ledger.note(Entry::Unsure { number: job.number, error: error.to_string() });
-    }
-
-    fn next(&self) -> Job {
-        Job { number: self.next.fetch_add(1, Ordering::Relaxed) }
+    fn millis(&self, below: u64) -> Duration {
+        Duration::from_millis(self.draw(below))
     }
 
     fn draw(&self, below: u64) -> u64 {

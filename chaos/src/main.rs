@@ -2,11 +2,12 @@
 //! that compares what the processes wrote down with what the database has.
 //!
 //! The life of a run: [`rig`] starts a [`database`] and a [`fleet`] of processes, each of which is this program again
-//! ([`process`]: the [`load`] that it appends, the [`job`]s that it runs); the [`faults`] go their ways; then everything
-//! is let drain in peace, and [`check`] reads the [`ledger`]s.
+//! ([`process`]: the [`load`] that it appends, the [`job`]s that it runs); the [`faults`] go their ways; in the
+//! [`aftermath`] everything is let drain in peace, and [`check`] reads the [`ledger`]s.
 
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
+mod aftermath;
 mod check;
 mod crowd;
 mod database;

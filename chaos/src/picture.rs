@@ -23,7 +23,7 @@ pub(crate) fn draw(title: &str, garbage: &str, windows: &[Window], marks: &[f64]
             true,
             &[("99th percentile", first, |window| window.p99_ms), ("median", second, |window| window.p50_ms)],
         ),
-        ("MiB of the largest worker", false, &[("", first, |window| window.worker_mib)]),
+        ("MiB of the oldest worker", false, &[("", first, |window| window.worker_mib)]),
         (
             "MiB of the database",
             false,

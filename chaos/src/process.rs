@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use orchestratum_core::{Orchestrator, shutdown_signal};
+use orchestratum_core::{Error, Orchestrator, Worker, shutdown_signal};
+use tokio::sync::oneshot;
 
 use crate::job;
 use crate::ledger::{Entry, Ledger};
 use crate::load::{self, Load};
 use crate::pulse::Pulse;
+
+/// The exit code of a worker that was told to stop and could not give everything back.
+pub(crate) const UNSETTLED: i32 = 75;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
@@ -42,6 +46,9 @@ pub(crate) struct Arguments {
     /// Runs no commands.
     #[arg(long)]
     pub(crate) only_append: bool,
+    /// Leaves commands that kill their process to others.
+    #[arg(long)]
+    pub(crate) never_deadly: bool,
     /// Needs no session state, behind a pooler.
     #[arg(long)]
     pub(crate) poll_only: bool,
@@ -68,16 +75,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         tokio::spawn(beat(ledger.clone(), pulse));
     }
     let load = Load::new(orchestrator.clone(), ledger, &arguments);
-    let loading = (arguments.rate > 0).then(|| tokio::spawn(async move { load.run().await }));
+    let (stop_load, load_stops) = oneshot::channel();
+    let loading = (arguments.rate > 0).then(|| tokio::spawn(async move { load.run(load_stops).await }));
     let worker = (!arguments.only_append).then(|| orchestrator.start());
     stop.await;
+    drop(stop_load);
     if let Some(loading) = loading {
-        loading.abort();
+        loading.await?;
     }
-    if let Some(worker) = worker {
-        worker.shutdown().await?;
+    match worker.map(Worker::shutdown) {
+        Some(shutdown) => match shutdown.await {
+            // The rig knows whether the database was away.
+            Err(Error::Unsettled { .. }) => std::process::exit(UNSETTLED),
+            ended => Ok(ended?),
+        },
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The database may be away when a process starts; whoever supervises it would start it again.
@@ -85,7 +98,11 @@ async fn connect(arguments: &Arguments, ledger: &Ledger, pulse: &Arc<Pulse>) -> 
     loop {
         let keep = arguments.keep_ms.map(Duration::from_millis);
         let mut builder = job::builder(&arguments.url, Duration::from_millis(arguments.lease_ms), keep);
-        builder = if arguments.only_append { builder.client_only() } else { job::register(builder, ledger, pulse) };
+        builder = if arguments.only_append {
+            builder.client_only()
+        } else {
+            job::register(builder, ledger, pulse, arguments.never_deadly)
+        };
         if arguments.poll_only {
             builder = builder.poll_only();
         }

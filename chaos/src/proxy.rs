@@ -68,6 +68,8 @@ pub(crate) struct Proxy {
     cut: watch::Sender<u64>,
     /// Connections up to this one are dead without a word: both sides wait.
     dead: watch::Sender<u64>,
+    /// Connections up to this one carry no more answers: what is asked for is done all the same.
+    silent: watch::Sender<u64>,
     last: Arc<AtomicU64>,
 }
 
@@ -80,6 +82,7 @@ impl Proxy {
             weather: watch::Sender::new(Weather::Fair),
             cut: watch::Sender::new(0),
             dead: watch::Sender::new(0),
+            silent: watch::Sender::new(0),
             last: Arc::default(),
         };
         tokio::spawn(proxy.clone().listen(listener));
@@ -100,6 +103,11 @@ impl Proxy {
         self.dead.send_replace(self.last.load(Ordering::Relaxed));
     }
 
+    /// Drops the answers on the connections that exist, and lets the requests through.
+    pub(crate) fn silence(&self) {
+        self.silent.send_replace(self.last.load(Ordering::Relaxed));
+    }
+
     async fn listen(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
             let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
@@ -113,8 +121,8 @@ impl Proxy {
                     let ((from_client, to_client), (from_server, to_server)) =
                         (client.into_split(), server.into_split());
                     tokio::select! {
-                        () = proxy.carry(number, from_client, to_server) => {}
-                        () = proxy.carry(number, from_server, to_client) => {}
+                        () = proxy.carry(number, &proxy.dead, from_client, to_server) => {}
+                        () = proxy.carry(number, &proxy.silent, from_server, to_client) => {}
                         () = proxy.is_cut(number) => {}
                     }
                 }
@@ -126,8 +134,9 @@ impl Proxy {
         let _ = self.cut.subscribe().wait_for(|cut| *cut >= number).await;
     }
 
-    async fn carry(&self, number: u64, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-        let (mut weather, dead) = (self.weather.subscribe(), self.dead.subscribe());
+    /// In one direction; what comes on connections up to `lost` goes nowhere.
+    async fn carry(&self, number: u64, lost: &watch::Sender<u64>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let mut weather = self.weather.subscribe();
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
@@ -138,7 +147,7 @@ impl Proxy {
             if let Weather::Slow(delay) = slow {
                 tokio::time::sleep(delay).await;
             }
-            if *dead.borrow() >= number {
+            if (*lost.borrow()).max(*self.dead.borrow()) >= number {
                 // Until it is cut.
                 std::future::pending::<()>().await;
             }

@@ -1,22 +1,22 @@
 //! One run: a database, a fleet, a storm, a calm, a verdict.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use fastrand::Rng;
-use sea_orm::ConnectionTrait as _;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::aftermath;
 use crate::check::{self, Report};
 use crate::crowd::{self, Counts};
 use crate::database::{Database, DatabaseKind};
 use crate::disk::SmallDisk;
 use crate::faults::{self, Storm};
-use crate::fleet::{Fleet, Plan};
+use crate::fleet::{self, Fleet, Plan};
 use crate::ledger::{self, Ledger};
 use crate::picture;
 use crate::proxy::Wires;
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Repeats the faults of another run; drawn if not named.
     #[arg(long)]
     seed: Option<u64>,
-    /// Commands appended in a second: 600 if not named, 4000 in a soak.
+    /// Commands appended in a second: 900 if not named, 4000 in a soak.
     #[arg(long)]
     rate: Option<u32>,
     /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
@@ -75,8 +75,12 @@ enum What {
     All,
 }
 
-/// Without an end for so long, something waits that could run.
-const STANDSTILL: Duration = Duration::from_secs(120);
+/// In so many seconds every part of a storm has come at least once.
+const LONG_ENOUGH: u64 = 60;
+/// In so many, each kind of fault of a server and of the network.
+const LONG_ENOUGH_FOR_ALL: u64 = 180;
+/// Commands a second below which a run shows nothing.
+const LEAST: u64 = 50;
 
 /// Runs on each database; `false` when a guarantee was broken.
 pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
@@ -96,7 +100,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         }
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         println!("{name}: {} s of trouble, seed {seed}", arguments.seconds);
-        let report = Box::pin(on(*kind, name, seed, arguments)).await?;
+        let folder = tempfile::Builder::new().prefix("orchestratum-ledgers-").tempdir()?;
+        let report = Box::pin(on(*kind, name, seed, arguments, folder.path())).await;
+        if report.as_ref().map_or(true, |report| !report.violations.is_empty()) {
+            println!("the ledgers and logs are kept in {}", folder.keep().display());
+        }
+        let report = report?;
         println!("{report}");
         reports.push(report);
     }
@@ -107,9 +116,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     Ok(reports.iter().all(|report| report.violations.is_empty()))
 }
 
-async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) -> Result<Report> {
-    let folder = tempfile::Builder::new().prefix("orchestratum-ledgers-").tempdir()?;
-    let ledger = Ledger::create(folder.path(), "rig")?;
+async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, folder: &Path) -> Result<Report> {
+    let ledger = Ledger::create(folder, "rig")?;
     let disk = if arguments.what == What::Disk { Some(SmallDisk::mount()?) } else { None };
     let mut database = match arguments.what {
         What::Failover => Database::start_pair().await?,
@@ -137,20 +145,23 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     let wire = urls[0].clone();
     let plan = Plan {
         urls,
-        folder: folder.path().to_owned(),
+        folder: folder.to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
         producers,
-        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(600) },
+        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(900) },
         stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
         keep: is_soak.then_some(soak::KEEP),
         clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
+        spares_one: is_soak,
+        last_serial: 0,
     };
     let fleet = Arc::new(Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?));
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
     let pace = if is_soak { soak::PACE } else { 1 };
-    let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork(), pace };
+    let lease = plan.lease;
+    let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork(), pace, lease };
     // In a task of its own: while a server starts the others wait, and who has died must be written down at once.
     let (workers, are_attacked, attacked) = (storm(), of(What::Workers), Arc::clone(&fleet));
     let workers = tokio::spawn(async move {
@@ -195,13 +206,15 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     drop(fleet_of_soak);
 
     let fleet = Arc::into_inner(fleet).context("the faults are over")?;
-    let mut unwell = fleet.into_inner().stop(Duration::from_secs(60))?;
-    let calm = Plan { rate: 0, stream: 0, producers: 0, clocks: false, ..plan };
+    let mut unwell = aftermath::all_go_on(&fleet).await?;
+    let fleet = fleet.into_inner();
+    let calm = Plan { rate: 0, stream: 0, producers: 0, clocks: false, last_serial: fleet.last_serial(), ..plan };
+    unwell.extend(fleet.stop()?);
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
-    let until = Instant::now() + STANDSTILL * 100;
-    let for_ever = Storm { until, ledger: ledger.clone(), random: random.fork(), pace: 1 };
+    let until = Instant::now() + aftermath::STANDSTILL * 100;
+    let for_ever = Storm { until, ledger: ledger.clone(), random: random.fork(), pace: 1, lease };
     let drained = async {
-        let drained = drain(&wire).await?;
+        let drained = aftermath::drain(&wire).await?;
         let crowd = if is_fleet && drained { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
         anyhow::Ok((drained, crowd))
     };
@@ -209,9 +222,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
         drained = drained => drained?,
         ended = faults::workers::calm(for_ever, &fleet) => { ended?; (false, Counts::new()) }
     };
-    unwell.extend(fleet.into_inner().stop(Duration::from_secs(60))?);
+    unwell.extend(fleet.into_inner().stop()?);
 
-    let records = ledger::read(folder.path())?;
+    let records = ledger::read(folder)?;
     let mut report =
         if is_soak { check::check_what_is_kept(&wire, &records).await? } else { check::check(&wire, &records).await? };
     if is_soak {
@@ -235,31 +248,42 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments) 
     report.faults = ledger::faults(&records);
     report.violations.extend(unwell);
     if !drained {
-        report.violations.push(format!("nothing ended for {STANDSTILL:?} while commands were live"));
+        let standstill = aftermath::STANDSTILL;
+        report.violations.push(format!("nothing ended for {standstill:?} while commands were live"));
     }
-    if !report.violations.is_empty() {
-        println!("the ledgers and logs are kept in {}", folder.keep().display());
+    let wanted = wanted(arguments.what, kind, arguments.seconds / u64::from(pace));
+    let untried = wanted.into_iter().filter(|fault| !report.faults.contains_key(*fault));
+    report.violations.extend(untried.map(|fault| format!("nothing was tried: no {fault:?}")));
+    if !is_soak && arguments.seconds >= LONG_ENOUGH {
+        let acknowledged = report.counts.get("acknowledged").copied().unwrap_or(0);
+        if u64::try_from(acknowledged)? < LEAST * arguments.seconds {
+            report.violations.push(format!("nothing was tried: {acknowledged} commands are too few to judge by"));
+        }
     }
     Ok(report)
 }
 
-/// Waits until everything has ended; `false` when nothing does any more.
-async fn drain(url: &str) -> Result<bool> {
-    let connection = sea_orm::Database::connect(url).await?;
-    let (mut least, mut since) = (i64::MAX, Instant::now());
-    loop {
-        let sql = "SELECT count(*) FROM orchestratum_live";
-        let statement = sea_orm::Statement::from_string(connection.get_database_backend(), sql);
-        let Some(row) = connection.query_one_raw(statement).await? else { bail!("no answer to {sql}") };
-        let left: i64 = row.try_get_by_index(0)?;
-        if left == 0 {
-            return Ok(true);
-        }
-        if left < least {
-            (least, since) = (left, Instant::now());
-        } else if since.elapsed() > STANDSTILL {
-            return Ok(false);
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+/// The faults without which a run of so many seconds, at the pace of a storm, has shown nothing.
+fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
+    let of = |part: What| what == part || matches!(what, What::All | What::Soak);
+    let is_server = kind != DatabaseKind::Sqlite;
+    let mut wanted = Vec::new();
+    if seconds >= LONG_ENOUGH {
+        let workers: &[&str] = if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE] } else { &[] };
+        let server: &[&str] = match what {
+            What::Failover => &[faults::failover::PROMOTION],
+            What::Galera => &[faults::galera::KILL],
+            What::Disk => &[faults::disk::FULL],
+            _ if of(What::Database) && is_server => &[faults::database::KILL],
+            _ if of(What::Database) => &faults::sqlite::KINDS,
+            _ => &[],
+        };
+        wanted.extend([workers, server].concat());
     }
+    if seconds >= LONG_ENOUGH_FOR_ALL && is_server {
+        let server: &[&str] = if of(What::Database) { &faults::database::KINDS } else { &[] };
+        let network: &[&str] = if of(What::Network) { &faults::network::KINDS } else { &[] };
+        wanted.extend([server, network].concat());
+    }
+    wanted
 }

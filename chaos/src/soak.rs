@@ -31,7 +31,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     at: u64,
-    /// Resident memory of the largest worker.
+    /// Resident memory of the worker that is left alone: the others do not live long enough to show a slow leak.
     worker_mib: f64,
     tables_mib: f64,
     /// Zero where they are within the tables' files.
@@ -70,8 +70,8 @@ pub(crate) async fn watch(
 ) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     while storm.lull(WINDOW / 2).await {
-        let pids = fleet.lock().await.workers();
-        let worker_mib = pids.into_iter().filter_map(resident_mib).fold(0.0, f64::max);
+        let first = fleet.lock().await.first();
+        let worker_mib = resident_mib(first).unwrap_or(0.0);
         // A server that is away has no sizes.
         if let Ok([tables, indexes, garbage]) = sizes(kind, url).await {
             let (tables_mib, indexes_mib) = (tables / MIB, indexes / MIB);
@@ -157,17 +157,20 @@ pub(crate) fn windows(records: &[Record], samples: &[Sample]) -> Vec<Window> {
     sums.iter().map(|(number, sum)| of(*number, sum)).collect()
 }
 
-/// A curve that must stay where it is, and how much more is noise.
+/// A curve that must not grow, and how much more is noise.
 struct Curve {
     name: &'static str,
     value: fn(&Window) -> Option<f64>,
     slack: f64,
 }
 
-const CURVES: [Curve; 5] = [
+const CURVES: [Curve; 7] = [
+    Curve { name: "ms from one end to the next", value: |window| Some(1e3 / window.ended_per_s.max(1.0)), slack: 0.0 },
+    // A server throws them away in bursts.
+    Curve { name: "rows or pages to be thrown away", value: |window| window.garbage, slack: 50_000.0 },
     Curve { name: "ms to the end, 99th percentile", value: |window| window.p99_ms, slack: 20.0 },
     Curve { name: "ms to the end, median", value: |window| window.p50_ms, slack: 5.0 },
-    Curve { name: "MiB of the largest worker", value: |window| window.worker_mib, slack: 4.0 },
+    Curve { name: "MiB of the oldest worker", value: |window| window.worker_mib, slack: 4.0 },
     Curve { name: "MiB of tables", value: |window| window.tables_mib, slack: 16.0 },
     Curve { name: "MiB of indexes", value: |window| window.indexes_mib, slack: 16.0 },
 ];
@@ -193,7 +196,7 @@ pub(crate) fn counts(windows: &[Window]) -> Counts {
         ("commands of the stream ended a second", whole(|window| Some(window.ended_per_s))),
         ("ms of theirs to the end, median", whole(|window| window.p50_ms)),
         ("ms of theirs to the end, 99th percentile", whole(|window| window.p99_ms)),
-        ("MiB of the largest worker", whole(|window| window.worker_mib)),
+        ("MiB of the oldest worker", whole(|window| window.worker_mib)),
         ("MiB of tables", whole(|window| window.tables_mib)),
         ("MiB of indexes", whole(|window| window.indexes_mib)),
     ])
@@ -226,7 +229,7 @@ mod tests {
     #[test]
     fn growth_is_a_drift_and_noise_is_none() {
         let growing = holding(|number| 20.0 + f64::from(number) / 2.0);
-        assert_eq!(drifts(&growing, LONG), ["MiB of the largest worker grew from 38.5 to 63.5"]);
+        assert_eq!(drifts(&growing, LONG), ["MiB of the oldest worker grew from 38.5 to 63.5"]);
         assert!(drifts(&growing, LONG - 1).is_empty());
         let noisy = holding(|number| 20.0 + f64::from(number % 7));
         assert!(drifts(&noisy, LONG).is_empty());

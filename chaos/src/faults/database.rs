@@ -2,48 +2,50 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use orchestratum_testbed::{DatabaseServer, descendants};
 use rustix::process::{Pid, Signal, kill_process};
-use sea_orm::{ConnectOptions, ConnectionTrait as _, TransactionTrait as _};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, IsolationLevel, TransactionTrait as _};
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 
-use super::Storm;
+use super::{Deck, Storm};
 
 /// As the ledger has it.
 pub(crate) const KILL: &str = "kill -9 of the server";
 const KILLS: Duration = Duration::from_secs(20);
+/// As the ledger has the others.
+pub(crate) const KINDS: [&str; 7] = [
+    "immediate stop of the server",
+    "restart of the server",
+    "server that stood still",
+    "termination of sessions",
+    "lack of connections",
+    "long transaction",
+    "lock on rows of commands",
+];
 
 pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, url: &str) -> Result<()> {
-    let mut next_kill = Instant::now() + storm.between(KILLS) / 2;
+    let (mut next_kill, mut deck) = (Instant::now() + storm.between(KILLS) / 2, Deck::new(&KINDS));
     while storm.lull(storm.between(Duration::from_secs(4))).await {
         if next_kill <= Instant::now() {
             next_kill = Instant::now() + storm.between(KILLS);
-            storm.note(KILL);
             block_in_place(|| server.kill())?;
+            storm.note(KILL);
             tokio::time::sleep(storm.millis(0..4_000)).await;
             block_in_place(|| server.start_again())?;
             continue;
         }
+        let (fault, name) = deck.draw(&mut storm.random);
+        let time = storm.some_time();
         // A session of ours may meet the other faults, too.
-        let fault = storm.random.u8(..8);
-        let time = storm.millis(500..4_000);
-        let _ = match fault {
+        let happened = match fault {
             0 => {
-                storm.note("an immediate stop of the server");
                 block_in_place(|| server.stop_immediate())?;
-                block_in_place(|| server.start_again())?;
-                Ok(())
+                block_in_place(|| server.start_again())
             }
-            1 => {
-                storm.note("a restart of the server");
-                block_in_place(|| server.restart())?;
-                Ok(())
-            }
+            1 => block_in_place(|| server.restart()),
             2 => {
-                storm.note("the server stood still");
-                let time = storm.millis(500..7_000);
                 let pids: Vec<u32> =
                     server.pid().into_iter().flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect();
                 pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
@@ -51,23 +53,16 @@ pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, ur
                 pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
                 Ok(())
             }
-            3 => {
-                storm.note("sessions were terminated");
-                terminate_sessions(server)
-            }
-            4 => {
-                storm.note("connections were used up");
-                use_up_connections(url, time).await
-            }
-            5 => {
-                storm.note("a long transaction was open");
-                hold(url, "SELECT count(*) FROM orchestratum_live", time).await
-            }
-            _ => {
-                storm.note("rows of commands were locked");
-                hold(url, "SELECT id FROM orchestratum_live ORDER BY id LIMIT 20 FOR UPDATE", time).await
-            }
+            3 => terminate_sessions(server),
+            4 => use_up_connections(url, time.min(storm.lease)).await,
+            5 => hold(url, "SELECT count(*) FROM orchestratum_live", time).await,
+            _ => hold(url, "SELECT id FROM orchestratum_live ORDER BY id LIMIT 20 FOR UPDATE", time).await,
         };
+        storm.note_if(name, &happened);
+        if fault < 2 {
+            // Without a server there is no run.
+            happened?;
+        }
     }
     Ok(())
 }
@@ -110,13 +105,15 @@ async fn use_up_connections(url: &str, time: Duration) -> Result<()> {
             break;
         }
     }
+    ensure!(!connections.is_empty(), "the server is away");
     tokio::time::sleep(time).await;
     Ok(())
 }
 
-/// Runs a statement in a transaction that stays open for a while and is rolled back.
+/// Runs a statement in a transaction that stays open for a while, with a snapshot of the beginning, and is rolled back.
 async fn hold(url: &str, sql: &str, time: Duration) -> Result<()> {
-    let transaction = connect(url).await?.begin().await?;
+    let level = Some(IsolationLevel::RepeatableRead);
+    let transaction = connect(url).await?.begin_with_config(level, None).await?;
     transaction.execute_unprepared(sql).await?;
     tokio::time::sleep(time).await;
     transaction.rollback().await?;

@@ -8,14 +8,16 @@ use tokio::task::block_in_place;
 use super::Storm;
 use crate::database::Pair;
 
+/// As the ledger has it.
+pub(crate) const PROMOTION: &str = "promotion of the standby";
 const PROMOTIONS: Duration = Duration::from_secs(20);
 
 pub(crate) async fn rage(mut storm: Storm, pair: &mut Pair) -> Result<()> {
     while storm.lull(PROMOTIONS).await {
-        storm.note("promotion of the standby");
         block_in_place(|| pair.lose_primary())?;
         tokio::time::sleep(storm.millis(0..3_000)).await;
         block_in_place(|| pair.promote())?;
+        storm.note(PROMOTION);
         // Until it follows, commits on the new primary wait.
         block_in_place(|| pair.add_standby())?;
     }

@@ -9,6 +9,8 @@ use tokio::task::block_in_place;
 use super::Storm;
 use crate::proxy::Wires;
 
+/// As the ledger has it.
+pub(crate) const KILL: &str = "kill -9 of the node in use";
 const KILLS: Duration = Duration::from_secs(15);
 
 /// What the certification of writes has refused, as the nodes count it.
@@ -21,8 +23,8 @@ pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, wires: &Wires) 
         // The one that is written to more often than not.
         let node = if storm.random.bool() { writer } else { storm.random.usize(..count) };
         note_conflicts(&storm, &cluster.nodes()[node]);
-        storm.note(if node == writer { "kill -9 of the node in use" } else { "kill -9 of another node" });
         block_in_place(|| cluster.kill(node))?;
+        storm.note(if node == writer { KILL } else { "kill -9 of another node" });
         if node == writer {
             tokio::time::sleep(storm.millis(0..3_000)).await;
             writer = (node + 1) % count;

@@ -3,39 +3,59 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::task::JoinSet;
 
-use super::Storm;
+use super::{Deck, Storm};
 use crate::proxy::{Proxy, Weather, Wires};
 
+/// As the ledger has them.
+pub(crate) const KINDS: [&str; 5] = [
+    "cut of connections",
+    "loss of connections without a word",
+    "network that stood still",
+    "slow network",
+    "loss of answers",
+];
+
 pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
+    let mut deck = Deck::new(&KINDS);
+    // Ended with the set: behind it all is cut.
+    let mut later = JoinSet::new();
     while storm.lull(storm.between(Duration::from_secs(6))).await {
         let (wires, whose) =
-            if storm.random.bool() { (wires.all(), "") } else { (wires.draw(&mut storm.random), " of one process") };
-        let fault = storm.random.u8(..4);
-        let what = ["cut", "dead without a word", "standing still", "slow"][usize::from(fault)];
-        storm.note(&format!("connections{whose} were {what}"));
+            if storm.random.bool() { (wires.all(), "all") } else { (wires.draw(&mut storm.random), "one process") };
+        let (fault, name) = deck.draw(&mut storm.random);
         match fault {
             0 => wires.iter().for_each(Proxy::cut),
             1 => {
                 wires.iter().for_each(Proxy::half_open);
-                let (time, dead) = (storm.millis(0..20_000), wires.to_vec());
-                tokio::spawn(async move {
-                    tokio::time::sleep(time).await;
-                    dead.iter().for_each(Proxy::cut);
-                });
+                later.spawn(cut_later(wires.to_vec(), storm.millis(0..20_000)));
             }
             2 => {
                 let time = storm.millis(500..12_000);
                 weather(wires, Weather::Still, time).await;
             }
-            _ => {
+            3 => {
                 let (delay, time) = (storm.millis(20..300), storm.millis(1_000..4_000));
                 weather(wires, Weather::Slow(delay), time).await;
             }
+            _ => {
+                // What is asked for meanwhile is done, and nobody hears of it.
+                wires.iter().for_each(Proxy::silence);
+                later.spawn(cut_later(wires.to_vec(), storm.millis(100..8_000)));
+            }
         }
+        storm.note(name);
+        storm.note(&format!("trouble of the network for {whose}"));
     }
+    later.shutdown().await;
     wires.all().iter().for_each(Proxy::cut);
     Ok(())
+}
+
+async fn cut_later(wires: Vec<Proxy>, time: Duration) {
+    tokio::time::sleep(time).await;
+    wires.iter().for_each(Proxy::cut);
 }
 
 async fn weather(wires: &[Proxy], bad: Weather, time: Duration) {

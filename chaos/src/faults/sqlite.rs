@@ -6,31 +6,31 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, DatabaseConnection};
 
-use super::Storm;
+use super::{Deck, Storm};
+
+/// As the ledger has them.
+pub(crate) const KINDS: [&str; 3] =
+    ["long write of another program", "long read of another program, while the log grows", "copy of the file"];
 
 pub(crate) async fn rage(mut storm: Storm, url: &str, file: &Path) -> Result<()> {
-    let mut copies = 0;
+    let (mut copies, mut deck) = (0, Deck::new(&KINDS));
     while storm.lull(storm.between(Duration::from_secs(4))).await {
-        let time = storm.millis(500..4_000);
-        match storm.random.u8(..3) {
-            0 => {
-                storm.note("another program wrote for long");
-                if let Err(error) = hold(url, "BEGIN IMMEDIATE", time).await {
-                    // The workers are busy writers themselves.
-                    ensure!(error.to_string().contains("locked"), error);
-                }
-            }
-            1 => {
-                storm.note("another program read for long, and the log grew");
-                hold(url, "BEGIN; SELECT count(*) FROM orchestratum_live", time * 2).await?;
-            }
+        let (fault, name) = deck.draw(&mut storm.random);
+        let time = storm.some_time();
+        let happened = match fault {
+            0 => hold(url, "BEGIN IMMEDIATE", time).await,
+            1 => hold(url, "BEGIN; SELECT count(*) FROM orchestratum_live", time * 2).await,
             _ => {
-                storm.note("the file was copied");
                 copies += 1;
                 let copy = file.with_extension(format!("copy-{copies}"));
                 copy_opens_clean(url, &copy).await?;
-                std::fs::remove_file(copy)?;
+                Ok(std::fs::remove_file(copy)?)
             }
+        };
+        storm.note_if(name, &happened);
+        if let Err(error) = happened {
+            // The workers are busy writers themselves.
+            ensure!(error.to_string().contains("locked"), error);
         }
     }
     Ok(())

@@ -1,0 +1,117 @@
+//! What must be there, and what must not.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::Violations;
+use super::history::History;
+use super::stored::{Command, Stored};
+use crate::ledger::{Entry, Shape};
+
+pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
+    stored: &Stored,
+    history: &History<'_>,
+    violations: &mut Violations,
+) {
+    let by_number = stored.by_number();
+    for (number, count) in by_number.iter().filter(|(_, count)| **count > 1) {
+        violations.add("appended more than once", format!("number {number}: {count} commands"));
+    }
+    let mut explained = HashSet::new();
+    for record in history.records {
+        match &record.entry {
+            Entry::Appended { number, id, is_new, shape } => {
+                explained.insert(*number);
+                match stored.commands.get(id) {
+                    None => violations.add("acknowledged and lost", format!("{id} ({shape:?})")),
+                    Some(command) if *is_new && command.job.number != *number => {
+                        violations.add("acknowledged under the id of another", format!("{id} ({shape:?})"));
+                    }
+                    Some(_) => {}
+                }
+                if !is_new && by_number.contains_key(number) {
+                    violations.add("refused and there", format!("number {number} beside {id}"));
+                }
+            }
+            Entry::RolledBack { number, id } => {
+                explained.insert(*number);
+                if stored.commands.contains_key(id) {
+                    violations.add("rolled back and there", id);
+                }
+                if stored.orders.contains(number) {
+                    violations.add("an order that survived its rollback", format!("number {number}"));
+                }
+            }
+            Entry::Unsure { number, .. } => {
+                explained.insert(*number);
+            }
+            _ => {}
+        }
+    }
+    let dead = serials_of_the_dead(history);
+    for (id, command) in &stored.commands {
+        let number = command.job.number;
+        if !explained.contains(&number) && !dead.contains(&(number >> 32)) {
+            violations.add("there without having been appended", format!("{id} ({})", command.row.key));
+        }
+        if command.job.shape == Shape::RolledBack {
+            violations.add("rolled back and there", id);
+        }
+    }
+    for id in history.executions.keys().filter(|id| !stored.commands.contains_key(id)) {
+        violations.add("ran without having been appended", id);
+    }
+}
+
+/// The last appends of these processes may have happened without a word. One that ends in order says what it asked for.
+fn serials_of_the_dead(history: &History<'_>) -> HashSet<u64> {
+    let died = history.records.iter().filter_map(|record| match &record.entry {
+        Entry::Died { process, .. } => Some(process.as_str()),
+        _ => None,
+    });
+    let died: HashSet<&str> = died.collect();
+    let serials = history.records.iter().filter_map(|record| match &record.entry {
+        Entry::Began { serial } if died.contains(&*record.process) => Some(u64::from(*serial)),
+        _ => None,
+    });
+    serials.collect()
+}
+
+/// Whatever became of the answer: a row of the application and the command of the same transaction.
+pub(super) fn orders_and_their_commands_came_together(stored: &Stored, violations: &mut Violations) {
+    let commands = stored.commands.iter().filter(|(_, command)| !command.is_follow_up());
+    let within: HashMap<u64, &Uuid> = commands
+        .filter(|(_, command)| command.job.shape == Shape::Within)
+        .map(|(id, command)| (command.job.number, id))
+        .collect();
+    for (number, id) in within.iter().filter(|(number, _)| !stored.orders.contains(number)) {
+        violations.add("a command without its order", format!("{id}, number {number}"));
+    }
+    for number in stored.orders.iter().filter(|number| !within.contains_key(number)) {
+        violations.add("an order without its command", format!("number {number}"));
+    }
+}
+
+/// One with a key may only be appended when the one before it has ended, by the database's clock.
+///
+/// The command's row is written by a statement that begins when the live row is there, hence behind the commit that
+/// removed the one before; and that one's end is dated by a statement before that commit. Of two of one instant the one
+/// that ended first came first.
+pub(super) fn unique_keys_never_met(stored: &Stored, violations: &mut Violations) {
+    let ended = |command: &Command| command.ended.as_ref().map_or(i64::MAX, |ended| ended.finished_at.as_micros());
+    let mut by_key: BTreeMap<&str, Vec<&Command>> = BTreeMap::new();
+    for command in stored.commands.values() {
+        if let Some(key) = &command.row.unique_key {
+            by_key.entry(key).or_default().push(command);
+        }
+    }
+    for commands in by_key.values_mut() {
+        commands.sort_by_key(|command| (command.row.created_at.as_micros(), ended(command)));
+        for pair in commands.windows(2) {
+            if ended(pair[0]) > pair[1].row.created_at.as_micros() {
+                violations.add("two with one unique key", format!("{} and {}", pair[0].row.id, pair[1].row.id));
+            }
+        }
+    }
+}

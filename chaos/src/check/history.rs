@@ -1,0 +1,111 @@
+//! What the ledgers say of handlers and processes.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use crate::ledger::{Entry, Record};
+
+/// How soon after waking a paused process has told its handlers. Its heartbeat is late by then and tells them at once;
+/// but on two busy cores the note of it waits for threads that handlers block for up to 1.5 s each.
+const WAKING: u64 = 3_000_000_000;
+
+pub(super) struct History<'a> {
+    pub(super) records: &'a [Record],
+    /// The runs of each command's handlers, in the order of their beginnings.
+    pub(super) executions: HashMap<Uuid, Vec<Execution<'a>>>,
+    /// Commands that somebody asked to cancel.
+    pub(super) cancel_asked: HashSet<Uuid>,
+    pauses: HashMap<&'a str, Vec<Pause>>,
+}
+
+/// One run of a handler.
+pub(super) struct Execution<'a> {
+    pub(super) process: &'a str,
+    pub(super) attempt: u32,
+    pub(super) started: u64,
+    /// When it was told to stop or had ended, by its own account.
+    pub(super) ended: Option<u64>,
+    /// When its process had stopped to believe in its lease, or was gone.
+    pub(super) over: u64,
+    /// It cannot hear that it is told to stop, and its attempt may be over before it is.
+    pub(super) is_deaf: bool,
+}
+
+/// When a process stood still.
+struct Pause {
+    from: u64,
+    to: u64,
+}
+
+impl<'a> History<'a> {
+    pub(super) fn of(records: &'a [Record]) -> Self {
+        let cancel_asked = records.iter().filter_map(Record::cancel_asked).collect();
+        Self { records, executions: executions(records), cancel_asked, pauses: pauses(records) }
+    }
+
+    pub(super) fn executions_of(&self, id: &Uuid) -> &[Execution<'a>] {
+        self.executions.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn has_started(&self, id: &Uuid, attempt: i32) -> bool {
+        self.executions_of(id).iter().any(|execution| i64::from(execution.attempt) == i64::from(attempt))
+    }
+
+    /// Whether at this moment the process stood still or had just gone on; and whether all was over, then, that was to be.
+    pub(super) fn is_excused(&self, process: &str, at: u64, over: u64) -> bool {
+        let pauses = self.pauses.get(process).map_or(&[][..], Vec::as_slice);
+        pauses.iter().any(|Pause { from, to }| {
+            let awake = to.saturating_add(WAKING);
+            *from <= at && at <= awake && over <= awake
+        })
+    }
+}
+
+fn pauses(records: &[Record]) -> HashMap<&str, Vec<Pause>> {
+    let mut pauses: HashMap<&str, Vec<Pause>> = HashMap::new();
+    for record in records {
+        match &record.entry {
+            Entry::Paused { process } => {
+                pauses.entry(process).or_default().push(Pause { from: record.at, to: u64::MAX });
+            }
+            Entry::Resumed { process } => {
+                if let Some(last) = pauses.get_mut(process.as_str()).and_then(|pauses| pauses.last_mut()) {
+                    last.to = record.at;
+                }
+            }
+            _ => {}
+        }
+    }
+    pauses
+}
+
+fn executions(records: &[Record]) -> HashMap<Uuid, Vec<Execution<'_>>> {
+    let mut executions: HashMap<Uuid, Vec<Execution<'_>>> = HashMap::new();
+    let mut over: HashMap<(Uuid, u32, &str), u64> = HashMap::new();
+    let mut gone: HashMap<&str, u64> = HashMap::new();
+    for record in records {
+        match &record.entry {
+            Entry::Started { id, attempt, is_deaf } => {
+                let (process, attempt, started, is_deaf) = (&*record.process, *attempt, record.at, *is_deaf);
+                let execution = Execution { process, attempt, started, ended: None, over: u64::MAX, is_deaf };
+                executions.entry(*id).or_default().push(execution);
+            }
+            Entry::Told { id, attempt } | Entry::Ended { id, attempt } => {
+                over.entry((*id, *attempt, &record.process)).or_insert(record.at);
+            }
+            Entry::Died { process, .. } | Entry::Left { process } => {
+                gone.entry(process).or_insert(record.at);
+            }
+            _ => {}
+        }
+    }
+    for (id, executions) in &mut executions {
+        for execution in executions {
+            execution.ended = over.get(&(*id, execution.attempt, execution.process)).copied();
+            let gone = gone.get(execution.process).copied().unwrap_or(u64::MAX);
+            execution.over = execution.ended.unwrap_or(u64::MAX).min(gone);
+        }
+    }
+    executions
+}

@@ -1,0 +1,86 @@
+//! When handlers may run.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::Violations;
+use super::history::History;
+use super::stored::Stored;
+use crate::ledger::Entry;
+
+/// Two clocks of the database are a delay apart: SQLite's are cut off at the millisecond.
+const RESOLUTION: u64 = 2_000_000;
+
+/// No two executions of a command believed in their leases at once. Compared are all of them with each other: an old
+/// one may have slept through several newer ones.
+pub(super) fn leases_never_overlapped(history: &History<'_>, violations: &mut Violations) {
+    for (id, executions) in &history.executions {
+        for (index, later) in executions.iter().enumerate() {
+            for earlier in &executions[..index] {
+                let (old, new) = if earlier.attempt < later.attempt { (earlier, later) } else { (later, earlier) };
+                let is_excused = history.is_excused(old.process, new.started.max(old.started), old.over);
+                // One that was claimed before a pause may begin behind it, before it is told.
+                if earlier.attempt == later.attempt || earlier.attempt > later.attempt && !is_excused {
+                    let what = format!("{id}: {} after {}", later.attempt, earlier.attempt);
+                    violations.add("attempts that do not grow", what);
+                }
+                if earlier.over > later.started && !is_excused && !old.is_deaf {
+                    let late = (earlier.over - later.started) / 1_000_000;
+                    let what = format!("{id}: attempt {} for {late} ms beside {}", earlier.attempt, later.attempt);
+                    violations.add("two live leases", what);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn nothing_began_before_its_time(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    for (id, command) in &stored.commands {
+        for execution in history.executions_of(id) {
+            let early = command.job.not_before.saturating_sub(execution.started);
+            if early > RESOLUTION {
+                let what = format!("{id}, attempt {}: {} ms early", execution.attempt, early / 1_000_000);
+                violations.add("began before its time", what);
+            }
+        }
+    }
+}
+
+pub(super) fn nothing_began_after_a_cancel(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    // When it was canceled, and the last attempt that may have begun before.
+    let mut canceled: HashMap<Uuid, (u64, u32)> = HashMap::new();
+    for record in history.records {
+        if let Entry::Canceled { id, at_once, attempt } = &record.entry {
+            let last = if *at_once { 0 } else { attempt.unwrap_or(u32::MAX) };
+            canceled.insert(*id, (record.at, last));
+            if *at_once && stored.commands.get(id).is_some_and(|command| command.state() != "canceled") {
+                violations.add("canceled and not so ended", id);
+            }
+        }
+    }
+    for (id, (at, last)) in canceled {
+        for execution in history.executions_of(&id) {
+            let is_late = execution.started > at && execution.attempt > last;
+            // What was claimed before a pause may begin behind it, before it is told.
+            if is_late && !history.is_excused(execution.process, execution.started, execution.over) {
+                violations.add("began after it was canceled", format!("{id}, attempt {}", execution.attempt));
+            }
+        }
+    }
+}
+
+/// A process that has ended by `abort` has begun a deadly command and not ended it.
+pub(super) fn only_the_deadly_end_their_process(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    let deadly = stored.commands.iter().filter(|(_, command)| command.is_deadly());
+    let executions = deadly.flat_map(|(id, _)| history.executions_of(id));
+    let excused: HashSet<&str> =
+        executions.filter(|execution| execution.ended.is_none()).map(|execution| execution.process).collect();
+    for record in history.records {
+        if let Entry::Died { process, aborted: true } = &record.entry
+            && !excused.contains(process.as_str())
+        {
+            violations.add("a process that aborted without reason", process);
+        }
+    }
+}
