@@ -84,3 +84,18 @@ impl<const COUNT: usize> Deck<COUNT> {
         (kind, self.names[kind])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_comes_before_one_comes_again() {
+        let (mut deck, mut random) = (Deck::new(&["a", "b", "c"]), Rng::with_seed(7));
+        for _ in 0..10 {
+            let mut dealt = [(); 3].map(|()| deck.draw(&mut random).1);
+            dealt.sort_unstable();
+            assert_eq!(dealt, ["a", "b", "c"]);
+        }
+    }
+}

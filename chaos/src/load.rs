@@ -20,7 +20,7 @@ use crate::pulse::{Pulse, STREAMED, Streamed};
 /// Tasks that append at the same time.
 const TASKS: u32 = 4;
 /// Commands of one `append_all`.
-const BULK: u32 = 100;
+const BULK: u32 = 50;
 /// Commands of one `append_all` of the stream.
 const STREAM: u32 = 50;
 /// Unique keys: few, so that they meet.

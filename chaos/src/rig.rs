@@ -287,3 +287,19 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     }
     wanted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_judged_by_the_faults_for_which_it_is_long_enough() {
+        assert!(wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH - 1).is_empty());
+        let minute = wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH);
+        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, faults::database::KILL]);
+        let long = wanted(What::All, DatabaseKind::Mariadb, LONG_ENOUGH_FOR_ALL);
+        assert!(faults::database::KINDS.iter().chain(&faults::network::KINDS).all(|kind| long.contains(kind)));
+        assert_eq!(wanted(What::Database, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_ALL), faults::sqlite::KINDS);
+        assert!(wanted(What::Fleet, DatabaseKind::Postgres, LONG_ENOUGH_FOR_ALL).is_empty());
+    }
+}

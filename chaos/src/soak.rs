@@ -231,6 +231,10 @@ mod tests {
         let growing = holding(|number| 20.0 + f64::from(number) / 2.0);
         assert_eq!(drifts(&growing, LONG), ["MiB of the oldest worker grew from 38.5 to 63.5"]);
         assert!(drifts(&growing, LONG - 1).is_empty());
+        let slower =
+            (0..100).map(|number| Window { ended_per_s: 4_000.0 / f64::from(1 + number / 50), ..Window::default() });
+        let slower: Vec<Window> = slower.collect();
+        assert_eq!(drifts(&slower, LONG), ["ms from one end to the next grew from 0.2 to 0.5"]);
         let noisy = holding(|number| 20.0 + f64::from(number % 7));
         assert!(drifts(&noisy, LONG).is_empty());
     }
