@@ -73,6 +73,7 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
     let (stored, history) = (Stored::read(&connection).await?, History::of(records));
     let state = |wanted: &str| stored.commands.values().filter(|command| command.state() == wanted).count();
     let parked = || stored.commands.values().filter(|command| command.is_parked());
+    let innocents = || parked().filter(|command| !command.is_deadly());
     let counts = BTreeMap::from([
         ("acknowledged", acknowledged(records)),
         ("stored", stored.commands.len()),
@@ -80,7 +81,8 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
         ("failed", state("failed")),
         ("canceled", state("canceled")),
         ("parked", parked().count()),
-        ("parked innocents", parked().filter(|command| !command.is_deadly()).count()),
+        ("parked innocents", innocents().count()),
+        ("of them short ones", innocents().filter(|command| command.row.key != "long").count()),
         ("executions", history.executions.values().map(Vec::len).sum()),
         ("lost leases", stored.commands.values().map(|command| command.attempts_of("lost_lease")).sum()),
         ("effects", stored.effects.values().sum()),
