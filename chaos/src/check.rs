@@ -82,7 +82,7 @@ pub(crate) async fn check(url: &str, records: &[Record]) -> Result<Report> {
         ("canceled", state("canceled")),
         ("parked", parked().count()),
         ("parked innocents", innocents().count()),
-        ("of them short ones", innocents().filter(|command| command.row.key != "long").count()),
+        ("parked innocents that are short", innocents().filter(|command| command.row.key != "long").count()),
         ("executions", history.executions.values().map(Vec::len).sum()),
         ("lost leases", stored.commands.values().map(|command| command.attempts_of("lost_lease")).sum()),
         ("effects", stored.effects.values().sum()),
