@@ -38,7 +38,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let mut command = held_back(cargo());
     // `--no-fail-fast`: the table at the end is about all tests, also behind a failed one.
-    command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(&arguments.filter);
+    command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    // Behind the `--`: before it, cargo would not build the examples, which some cases run.
+    command.args(arguments.filter.iter().flat_map(|filter| ["--", filter]));
     command.current_dir(workspace());
     if io::stdout().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "always"); // cargo writes into our pipe, and would see no terminal

@@ -119,7 +119,7 @@ pub(crate) async fn answer<T>(store: &Store, config: &Config, call: impl Future<
 /// Live commands that one statement of a walk through all of them looks at.
 const WINDOW: usize = 50_000;
 
-/// Everything that the database leases to these instances.
+/// Everything that the database leases to these instances, and to any that it does not know.
 ///
 /// No index is kept for it, because it is asked only about instances that have died or have missed an answer. It walks
 /// through the live table, once for all of them, in steps that are answered soon, however many commands wait in it.

@@ -29,6 +29,8 @@ pub(crate) struct Housekeeper {
     pub(crate) stopping: CancellationToken,
     /// Fenced instances that held nothing, and when that was seen.
     pub(crate) emptied: HashMap<InstanceId, Emptied>,
+    /// When to walk through the live table although nobody has died.
+    pub(crate) next_walk: Instant,
     /// Where the purge goes on; `None` between two purges.
     pub(crate) purging: Option<Purging>,
 }
@@ -57,6 +59,9 @@ const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest wait before another look at a fenced instance that held nothing. What was locked or under way the first
 /// time is soon free, so the looks begin close together; but each one walks through the whole live table.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Such a walk also finds what is leased to nobody that the database knows: somebody has removed an instance by hand, or
+/// one that woke after it had been forgotten was in the middle of an append. All workers together walk so often for it.
+const WALK_ANYHOW: Duration = Duration::from_secs(3600);
 /// How long past its patience a claimed command may wait for its task to be looked at.
 const UNSTARTED_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -114,11 +119,12 @@ impl Housekeeper {
         let rests = |emptied: &Emptied| emptied.at.elapsed() < emptied.look_after;
         let is_due = |instance: &InstanceId| !self.emptied.get(instance).is_some_and(rests);
         let due: Vec<InstanceId> = fenced.into_iter().filter(is_due).collect();
-        if due.is_empty() {
+        let begun = Instant::now();
+        if due.is_empty() && self.next_walk > begun {
             return Ok(());
         }
-        let begun = Instant::now();
         let mut leased = leased_to(&self.store, &self.shared.config, &due).await?;
+        self.next_walk = begun + jittered(walk_anyhow(live));
         let mut result = Ok(());
         for instance in due {
             let held: Vec<Held> = leased.remove(&instance).unwrap_or_default().into_iter().collect();
@@ -131,6 +137,10 @@ impl Housekeeper {
                 }
                 Err(error) => result = Err(error),
             }
+        }
+        for (stranger, held) in leased {
+            let held: Vec<Held> = held.into_iter().collect();
+            result = self.reclaim_from(stranger, &held, begun).await.and(result);
         }
         result
     }
@@ -192,6 +202,11 @@ impl Housekeeper {
         };
         Ok(())
     }
+}
+
+/// How long one of so many workers waits before it walks.
+pub(crate) fn walk_anyhow(workers: usize) -> Duration {
+    WALK_ANYHOW * u32::try_from(workers).unwrap_or(u32::MAX).clamp(1, 1_000)
 }
 
 /// Whether commands from this id on were appended so recently that none of them can be old enough.

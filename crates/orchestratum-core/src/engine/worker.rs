@@ -14,7 +14,7 @@ use crate::engine::backoff::Backoff;
 use crate::engine::finisher::{Finisher, Settler};
 use crate::engine::heartbeat::Heartbeat;
 use crate::engine::held::Holdings;
-use crate::engine::housekeeper::Housekeeper;
+use crate::engine::housekeeper::{Housekeeper, walk_anyhow};
 use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
@@ -253,6 +253,7 @@ async fn run(
         holdings: Arc::clone(holdings),
         stopping: stopping.clone(),
         emptied: HashMap::new(),
+        next_walk: Instant::now() + walk_anyhow(1).mul_f64(fastrand::f64()),
         purging: None,
     };
     tokio::spawn(housekeeper.run());

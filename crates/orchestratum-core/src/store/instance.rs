@@ -25,8 +25,9 @@ pub(crate) struct Held {
     pub(crate) attempt: u32,
 }
 
-/// How long a fenced instance is remembered. A claim that was under way when it was fenced can commit no later than
-/// this; whatever it took is then still found.
+/// How long a fenced instance is remembered. A claim that was under way when it was fenced commits no later than this, as
+/// long as the server ends transactions that say nothing for so long; whatever it took is then still found. An append
+/// under a lease runs on the application's connections, of which that is not so: see [`Store::held`].
 const REMEMBER_FENCED: Duration = Duration::from_secs(300);
 
 /// Who is there, and who was.
@@ -94,8 +95,11 @@ impl Store {
         Ok(canceled)
     }
 
-    /// What the database leases to these instances among the next `window` live commands by id, and behind which id the
-    /// next window begins; `None` at the end of the table.
+    /// What the database leases to these instances, and to any that it does not know, among the next `window` live commands
+    /// by id; and behind which id the next window begins, `None` at the end of the table.
+    ///
+    /// An instance is in the table before anything is leased to it and until nothing is, unless somebody removed it by
+    /// hand, or a transaction that saw it unfenced stayed open for longer than fenced ones are remembered.
     pub(crate) async fn held(
         &self,
         instances: &[InstanceId],
@@ -111,9 +115,9 @@ impl Store {
         let last = self.rows(sql).await?.first().map(|row| Columns::new(row).take::<Uuid>()).transpose()?;
         let instances: Vec<Uuid> = instances.iter().map(|instance| instance.as_uuid()).collect();
         let sql = self
-            .sql("SELECT instance, id, attempt FROM orchestratum_live WHERE state = 'running' AND instance")
+            .sql("SELECT instance, id, attempt FROM orchestratum_live AS l WHERE state = 'running' AND (instance")
             .any(&instances)
-            .text(" AND id > ")
+            .text(" OR NOT EXISTS (SELECT 1 FROM orchestratum_instances AS i WHERE i.id = l.instance)) AND id > ")
             .bind(after);
         let sql = match last {
             Some(last) => sql.text(" AND id <= ").bind(last),

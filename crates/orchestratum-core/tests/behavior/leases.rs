@@ -117,6 +117,26 @@ on_every_backend! {
         .await;
     }
 
+    /// Guarantee 4: a walk for one who has died finds it as well.
+    async fn what_runs_under_an_instance_that_nobody_knows_is_taken_back(world) {
+        let folder = TempDir::new().unwrap();
+        let ledger = folder.path().join("ledger");
+        let client = world.client().await;
+        let id = client.append(("hold", ())).await.unwrap().id();
+        let unknown = Process::start(world, &ledger, LEASE, None);
+        until("it runs", async || state(&client, id).await == State::Running).await;
+        drop(unknown);
+        let connection = world.connect().await;
+        connection.execute_unprepared("DELETE FROM orchestratum_instances").await.unwrap();
+        let another = Process::start(world, &ledger, LEASE, None);
+        let registered = "SELECT count(*) FROM orchestratum_instances";
+        until("another one is known", async || number(&connection, registered).await == 1).await;
+        drop(another);
+        let _other = Process::start(world, &ledger, LEASE, None);
+        until("it is taken back", async || !client.attempts(id).await.unwrap().is_empty()).await;
+        assert_eq!(client.attempts(id).await.unwrap()[0].kind, AttemptKind::LostLease);
+    }
+
     /// Guarantee 6: parked as failed, and says why.
     async fn a_command_that_kills_its_process_is_parked(world) {
         let folder = TempDir::new().unwrap();
