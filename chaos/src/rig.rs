@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use fastrand::Rng;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use crate::aftermath;
@@ -162,16 +162,20 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let pace = if is_soak { soak::PACE } else { 1 };
     let lease = plan.lease;
     let mut storm = || Storm { until, ledger: ledger.clone(), random: random.fork(), pace, lease };
-    // In a task of its own: while a server starts the others wait, and who has died must be written down at once.
-    let (workers, are_attacked, attacked) = (storm(), of(What::Workers), Arc::clone(&fleet));
+    // In a task of its own: while a server starts the others wait, and who has died must be written down at once. Also
+    // until the last of the other faults is over.
+    let (over, is_over) = oneshot::channel::<()>();
+    let (workers, rest, are_attacked) = (storm(), Storm { until: never(), ..storm() }, of(What::Workers));
+    let attacked = Arc::clone(&fleet);
     let workers = tokio::spawn(async move {
         if are_attacked {
-            faults::workers::rage(workers, &attacked).await
-        } else {
-            faults::workers::calm(workers, &attacked).await
+            faults::workers::rage(workers, &attacked).await?;
+        }
+        tokio::select! {
+            _ = is_over => Ok(()),
+            ended = faults::workers::calm(rest, &attacked) => ended,
         }
     });
-    let workers = async { workers.await? };
     let network = storm();
     let network = async {
         match &wires {
@@ -202,7 +206,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let watch = async { if is_fleet { crowd::most_connections(watch, &url).await } else { Ok(0) } };
     let (soaked, fleet_of_soak) = (storm(), Arc::clone(&fleet));
     let soaked = async { if is_soak { soak::watch(soaked, kind, &url, &fleet_of_soak).await } else { Ok(Vec::new()) } };
-    let ((), (), (), most_connections, samples) = tokio::try_join!(workers, network, server, watch, soaked)?;
+    let ((), (), most_connections, samples) = tokio::try_join!(network, server, watch, soaked)?;
+    drop(over);
+    workers.await??;
     drop(fleet_of_soak);
 
     let fleet = Arc::into_inner(fleet).context("the faults are over")?;
@@ -211,8 +217,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let calm = Plan { rate: 0, stream: 0, producers: 0, clocks: false, last_serial: fleet.last_serial(), ..plan };
     unwell.extend(fleet.stop()?);
     let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
-    let until = Instant::now() + aftermath::STANDSTILL * 100;
-    let for_ever = Storm { until, ledger: ledger.clone(), random: random.fork(), pace: 1, lease };
+    let for_ever = Storm { until: never(), ledger: ledger.clone(), random: random.fork(), pace: 1, lease };
     let drained = async {
         let drained = aftermath::drain(&wire).await?;
         let crowd = if is_fleet && drained { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
@@ -286,6 +291,11 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
         wanted.extend([server, network].concat());
     }
     wanted
+}
+
+/// Nothing lasts so long.
+fn never() -> Instant {
+    Instant::now() + aftermath::STANDSTILL * 100
 }
 
 #[cfg(test)]
