@@ -208,9 +208,10 @@ async fn within(
     let store = shared.store_for(transaction)?;
     let stored = append_in(transaction, store.backend, &commands, !store.poll_only).await?;
     if !store.announces() {
-        // Nothing will say when the transaction commits. One command of each lane shows that it has.
-        let first: HashMap<Lane, CommandId> =
-            std::iter::zip(&commands, &stored).rev().map(|(command, stored)| (lane(command), stored.id)).collect();
+        // Nothing will say when the transaction commits. One new command of each lane shows that it has; the holder of a
+        // unique key was there before.
+        let new = std::iter::zip(&commands, &stored).filter(|(_, stored)| stored.is_new);
+        let first: HashMap<Lane, CommandId> = new.rev().map(|(command, stored)| (lane(command), stored.id)).collect();
         first.iter().for_each(|(lane, id)| shared.wake.arm(lane, *id));
     }
     Ok(stored)

@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) lease_duration: Duration,
     /// How often an instance extends its lease. A third of the lease: two heartbeats may fail.
     pub(crate) heartbeat_interval: Option<Duration>,
-    /// How many commands one claim takes at most. 500: beyond it a claim gains nothing, and a crash returns more.
+    /// How many commands one claim takes at most. 500: beyond it a claim gains little, and a crash returns more.
     pub(crate) claim_batch: usize,
     /// How many commands of one queue run at a time in this process. 100: handlers mostly wait.
     pub(crate) default_concurrency: usize,

@@ -114,8 +114,10 @@ pub(super) struct Ended<'a> {
 
 impl Store {
     /// Settles all reports in one transaction, each on its own merits. Durable when it returns; the answers are in the
-    /// order of the reports. Nobody is told of the [`follow_ups`]: behind the commit that is the caller's. Repeating a call whose answer was lost is safe: what was settled answers
-    /// [`Settled::LeaseLost`], for its lease is gone.
+    /// order of the reports. Nobody is told of the [`follow_ups`]: behind the commit that is the caller's.
+    ///
+    /// Repeating a call whose answer was lost is safe: what was settled answers [`Settled::LeaseLost`], for its lease is
+    /// gone.
     pub(crate) async fn settle(&self, reports: &[impl AsRef<Report> + Sync]) -> Result<Vec<Settled>> {
         let reports: &[&Report] = &reports.iter().map(AsRef::as_ref).collect::<Vec<_>>();
         if self.backend.chains_writes()
