@@ -1,4 +1,4 @@
-//! The worker and producer processes of a run: started, killed, paused, replaced.
+//! The worker and producer processes of a run: started, killed, paused, starved, replaced.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,8 +10,10 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use orchestratum_testbed::install;
 use orchestratum_testbed::process::{Farewell, Guarded, held_back};
-use rustix::process::Signal;
+use rustix::param::page_size;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
+use crate::cable;
 use crate::ledger::{Entry, Ledger};
 use crate::process::UNSETTLED;
 
@@ -20,11 +22,19 @@ pub(crate) const KILL: &str = "kill -9 of a process";
 pub(crate) const DEPLOY: &str = "SIGTERM of a process";
 pub(crate) const JUMP: &str = "a clock jumped";
 
+/// How a process gets to the database.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) url: String,
+    /// The network that it is in, if that is not the rig's.
+    pub(crate) namespace: Option<PathBuf>,
+}
+
 /// What all processes of a fleet are started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// The address of the database for each of them, the workers first.
-    pub(crate) urls: Vec<String>,
+    /// One for each of them, the workers first.
+    pub(crate) doors: Vec<Door>,
     pub(crate) folder: PathBuf,
     pub(crate) lease: Duration,
     pub(crate) workers: u32,
@@ -63,6 +73,8 @@ struct Member {
     name: String,
     process: Guarded,
     paused_until: Option<Instant>,
+    /// It gets no more memory until then.
+    starved_until: Option<Instant>,
     /// When it was told to stop.
     told: Option<Instant>,
     /// Since when it is watched, and how long its ledger was then.
@@ -77,6 +89,12 @@ impl Member {
 
     fn ledger(&self, plan: &Plan) -> PathBuf {
         plan.folder.join(format!("{}.jsonl", self.ledger_name()))
+    }
+
+    /// In bytes of addresses. One that has just ended needs none.
+    fn limit_memory(&self, most: Option<u64>) {
+        let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
+        let _ = prlimit(pid, Resource::As, Rlimit { current: most, maximum: None });
     }
 
     /// One that has just been started does not listen yet.
@@ -107,7 +125,7 @@ impl Fleet {
 
     fn member(&mut self, name: String, index: usize) -> Result<Member> {
         let process = self.spawn(&name, index)?;
-        Ok(Member { name, process, paused_until: None, told: None, watched: (Instant::now(), 0) })
+        Ok(Member { name, process, paused_until: None, starved_until: None, told: None, watched: (Instant::now(), 0) })
     }
 
     fn replace(&mut self, index: usize) -> Result<()> {
@@ -119,8 +137,13 @@ impl Fleet {
     fn spawn(&mut self, name: &str, index: usize) -> Result<Guarded> {
         self.serial += 1;
         let plan = &self.plan;
-        let mut command = held_back(std::env::current_exe().context("cannot find this program")?);
-        command.args(["process", "--url", &plan.urls[index], "--name", name, "--ledgers"]).arg(&plan.folder);
+        let Door { url, namespace } = &plan.doors[index];
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = match namespace {
+            Some(namespace) => cable::held_back_in(namespace, program),
+            None => held_back(program),
+        };
+        command.args(["process", "--url", url, "--name", name, "--ledgers"]).arg(&plan.folder);
         let share = |rate: u32| u64::from(rate / (plan.workers + plan.producers).max(1));
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         for (option, value) in [
@@ -177,7 +200,13 @@ impl Fleet {
             if let Some(status) = member.process.ended()? {
                 self.note_end(index, status);
                 self.replace(index)?;
-            } else if let Some(until) = member.paused_until {
+                continue;
+            }
+            if member.starved_until.is_some_and(|until| until <= Instant::now()) {
+                self.feed(index);
+            }
+            let member = &mut self.members[index];
+            if let Some(until) = member.paused_until {
                 if until <= Instant::now() {
                     self.wake(index)?;
                 }
@@ -193,7 +222,9 @@ impl Fleet {
     fn note_end(&mut self, index: usize, status: ExitStatus) {
         let member = &self.members[index];
         let process = member.ledger_name();
-        let aborted = status.signal() == Some(Signal::ABORT.as_raw());
+        // Whoever gets no memory is ended by its allocator, or cannot enlarge its stack.
+        let starved = member.starved_until.is_some() && status.signal() == Some(Signal::SEGV.as_raw());
+        let aborted = starved || status.signal() == Some(Signal::ABORT.as_raw());
         let is_unsettled = status.code() == Some(UNSETTLED);
         let in_order = member.told.is_some() && (status.success() || is_unsettled);
         if !in_order && !aborted {
@@ -213,6 +244,31 @@ impl Fleet {
         Ok(())
     }
 
+    /// Anyone gets no more memory than it has for a while: allocations fail, which ends it, and so do new threads and
+    /// mapped files, which must not.
+    pub(crate) fn starve(&mut self) -> Result<()> {
+        let index = self.draw();
+        let time = Duration::from_millis(self.random.u64(2_000..8_000));
+        let member = &mut self.members[index];
+        if member.paused_until.is_none() && member.starved_until.is_none() && member.listens(&self.plan) {
+            // It may have ended by itself just now.
+            if let Ok(pages) = fs::read_to_string(format!("/proc/{}/statm", member.process.pid())) {
+                let pages: u64 = pages.split_whitespace().next().context("no size")?.parse()?;
+                self.ledger.note(Entry::Starved { process: member.ledger_name() });
+                member.limit_memory(Some(pages * u64::try_from(page_size())?));
+                member.starved_until = Some(Instant::now() + time);
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        if member.starved_until.take().is_some() {
+            member.limit_memory(None);
+        }
+    }
+
     /// `kill -9` of anyone.
     pub(crate) fn kill(&mut self) -> Result<()> {
         let index = self.draw();
@@ -229,10 +285,11 @@ impl Fleet {
         self.replace(index)
     }
 
-    /// Wakes everyone, and watches from now on who begins to run something.
+    /// Wakes and feeds everyone, and watches from now on who begins to run something.
     pub(crate) fn watch(&mut self) -> Result<()> {
         for index in 0..self.members.len() {
             self.wake(index)?;
+            self.feed(index);
             let length = fs::metadata(self.members[index].ledger(&self.plan)).map_or(0, |ledger| ledger.len());
             self.members[index].watched = (Instant::now(), length);
         }
@@ -290,6 +347,7 @@ impl Fleet {
     pub(crate) fn stop(mut self) -> Result<Vec<String>> {
         for index in 0..self.members.len() {
             self.wake(index)?;
+            self.feed(index);
             let started = Instant::now();
             let member = &mut self.members[index];
             while !member.listens(&self.plan) && member.process.ended()?.is_none() && started.elapsed() < ORDERLY {

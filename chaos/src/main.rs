@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
 mod aftermath;
+mod cable;
 mod check;
 mod crowd;
 mod database;

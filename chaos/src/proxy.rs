@@ -1,6 +1,7 @@
 //! Wires between the processes and the server that can be cut, silenced and slowed down.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use crate::cable::Cable;
 
 /// What the wire does to the connections that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,16 +30,12 @@ pub(crate) enum Weather {
 pub(crate) struct Wires(Vec<Proxy>);
 
 impl Wires {
-    pub(crate) async fn start(target: u16, count: usize) -> Result<Self> {
+    pub(crate) async fn start(target: u16, cables: Vec<Option<Cable>>) -> Result<Self> {
         let mut wires = Vec::new();
-        for _ in 0..count {
-            wires.push(Proxy::start(target).await?);
+        for cable in cables {
+            wires.push(Proxy::start(target, cable).await?);
         }
         Ok(Self(wires))
-    }
-
-    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
-        self.0.iter().map(|wire| wire.port)
     }
 
     pub(crate) fn all(&self) -> &[Proxy] {
@@ -60,7 +59,10 @@ impl Wires {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Proxy {
-    port: u16,
+    /// Where it listens.
+    address: SocketAddr,
+    /// Between it and its process.
+    cable: Option<Arc<Cable>>,
     /// Where new connections lead.
     target: Arc<AtomicU16>,
     weather: watch::Sender<Weather>,
@@ -74,10 +76,12 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    async fn start(target: u16) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a proxy")?;
+    async fn start(target: u16, cable: Option<Cable>) -> Result<Self> {
+        let address = cable.as_ref().map_or(Ipv4Addr::LOCALHOST, Cable::address);
+        let listener = TcpListener::bind((address, 0)).await.context("cannot bind a proxy")?;
         let proxy = Self {
-            port: listener.local_addr()?.port(),
+            address: listener.local_addr()?,
+            cable: cable.map(Arc::new),
             target: Arc::new(AtomicU16::new(target)),
             weather: watch::Sender::new(Weather::Fair),
             cut: watch::Sender::new(0),
@@ -87,6 +91,19 @@ impl Proxy {
         };
         tokio::spawn(proxy.clone().listen(listener));
         Ok(proxy)
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The network that its process is in, if that is not the rig's.
+    pub(crate) fn namespace(&self) -> Option<PathBuf> {
+        self.cable.as_deref().map(Cable::namespace)
+    }
+
+    pub(crate) fn cable(&self) -> Option<&Cable> {
+        self.cable.as_deref()
     }
 
     pub(crate) fn weather(&self, weather: Weather) {

@@ -11,15 +11,16 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use crate::aftermath;
+use crate::cable::Cable;
 use crate::check::{self, Report};
 use crate::crowd::{self, Counts};
 use crate::database::{Database, DatabaseKind};
 use crate::disk::SmallDisk;
 use crate::faults::{self, Storm};
-use crate::fleet::{self, Fleet, Plan};
+use crate::fleet::{self, Door, Fleet, Plan};
 use crate::ledger::{self, Ledger};
 use crate::picture;
-use crate::proxy::Wires;
+use crate::proxy::{Proxy, Wires};
 use crate::soak;
 
 #[derive(Debug, clap::Args)]
@@ -133,18 +134,27 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let producers = if is_fleet { 2 } else { workers.div_ceil(2) };
     let processes = usize::try_from(workers + producers)?;
     // Who has no server has a file, and no wire to it.
-    let (wires, urls) = match database.port() {
-        None => (None, vec![url.clone(); processes]),
+    let cables = if of(What::Network) && kind != DatabaseKind::Sqlite { Cable::lay(processes) } else { None };
+    let has_cables = cables.is_some();
+    let (wires, doors) = match database.port() {
+        None => (None, vec![Door { url: url.clone(), namespace: None }; processes]),
         Some(port) => {
-            let wires = Wires::start(port, processes).await?;
-            let of = |wire: u16| url.replace(&format!(":{port}/"), &format!(":{wire}/"));
-            let urls = wires.ports().map(of).collect();
-            (Some(wires), urls)
+            let cables = cables.map_or_else(
+                || (0..processes).map(|_| None).collect(),
+                |cables| cables.into_iter().map(Some).collect(),
+            );
+            let wires = Wires::start(port, cables).await?;
+            let of = |wire: &Proxy| {
+                let url = url.replace(&format!("@127.0.0.1:{port}/"), &format!("@{}/", wire.address()));
+                Door { url, namespace: wire.namespace() }
+            };
+            let doors = wires.all().iter().map(of).collect();
+            (Some(wires), doors)
         }
     };
-    let wire = urls[0].clone();
+    let wire = doors[0].url.clone();
     let plan = Plan {
-        urls,
+        doors,
         folder: folder.to_owned(),
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
@@ -257,7 +267,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         report.violations.push(format!("nothing ended for {standstill:?} while commands were live"));
     }
     let wanted = wanted(arguments.what, kind, arguments.seconds / u64::from(pace));
-    let untried = wanted.into_iter().filter(|fault| !report.faults.contains_key(*fault));
+    let impossible = |fault: &&str| *fault == faults::network::PULLED && !has_cables;
+    let wanted = wanted.into_iter().filter(|fault| !impossible(fault));
+    let untried = wanted.filter(|fault| !report.faults.contains_key(*fault));
     report.violations.extend(untried.map(|fault| format!("nothing was tried: no {fault:?}")));
     if !is_soak && arguments.seconds >= LONG_ENOUGH {
         let acknowledged = report.counts.get("acknowledged").copied().unwrap_or(0);
@@ -274,7 +286,8 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     let is_server = kind != DatabaseKind::Sqlite;
     let mut wanted = Vec::new();
     if seconds >= LONG_ENOUGH {
-        let workers: &[&str] = if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE] } else { &[] };
+        let workers: &[&str] =
+            if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, ledger::STARVED] } else { &[] };
         let server: &[&str] = match what {
             What::Failover => &[faults::failover::PROMOTION],
             What::Galera => &[faults::galera::KILL],
@@ -306,7 +319,7 @@ mod tests {
     fn a_run_is_judged_by_the_faults_for_which_it_is_long_enough() {
         assert!(wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH - 1).is_empty());
         let minute = wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH);
-        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, faults::database::KILL]);
+        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, ledger::STARVED, faults::database::KILL]);
         let long = wanted(What::All, DatabaseKind::Mariadb, LONG_ENOUGH_FOR_ALL);
         assert!(faults::database::KINDS.iter().chain(&faults::network::KINDS).all(|kind| long.contains(kind)));
         assert_eq!(wanted(What::Database, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_ALL), faults::sqlite::KINDS);

@@ -70,12 +70,16 @@ pub(super) fn nothing_began_after_a_cancel(stored: &Stored, history: &History<'_
     }
 }
 
-/// A process that has ended by `abort` has begun a deadly command and not ended it.
+/// A process that has ended by `abort` has begun a deadly command and not ended it, or got no memory.
 pub(super) fn only_the_deadly_end_their_process(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
     let deadly = stored.commands.iter().filter(|(_, command)| command.is_deadly());
     let executions = deadly.flat_map(|(id, _)| history.executions_of(id));
-    let excused: HashSet<&str> =
+    let mut excused: HashSet<&str> =
         executions.filter(|execution| execution.ended.is_none()).map(|execution| execution.process).collect();
+    excused.extend(history.records.iter().filter_map(|record| match &record.entry {
+        Entry::Starved { process } => Some(process.as_str()),
+        _ => None,
+    }));
     for record in history.records {
         if let Entry::Died { process, aborted: true } = &record.entry
             && !excused.contains(process.as_str())

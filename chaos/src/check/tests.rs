@@ -216,4 +216,8 @@ fn only_the_deadly_end_their_process() {
     finds("a process that aborted without reason", |world| {
         world.note(70, "rig", Entry::Died { process: "a".to_owned(), aborted: true });
     });
+    let mut world = World::sound();
+    world.note(69, "rig", Entry::Starved { process: "a".to_owned() });
+    world.note(70, "rig", Entry::Died { process: "a".to_owned(), aborted: true });
+    assert_eq!(world.judged(), [""; 0], "it got no memory");
 }

@@ -14,11 +14,14 @@ use super::{Deck, Storm};
 /// As the ledger has it.
 pub(crate) const KILL: &str = "kill -9 of the server";
 const KILLS: Duration = Duration::from_secs(20);
+/// What makes statements slow: in turns the server stands still for so long, and runs for so long.
+const SLOW: (Duration, Duration) = (Duration::from_millis(90), Duration::from_millis(10));
 /// As the ledger has the others.
-pub(crate) const KINDS: [&str; 7] = [
+pub(crate) const KINDS: [&str; 8] = [
     "immediate stop of the server",
     "restart of the server",
     "server that stood still",
+    "slow statements",
     "termination of sessions",
     "lack of connections",
     "long transaction",
@@ -46,16 +49,20 @@ pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, ur
             }
             1 => block_in_place(|| server.restart()),
             2 => {
-                let pids: Vec<u32> =
-                    server.pid().into_iter().flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect();
-                pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
-                tokio::time::sleep(time).await;
-                pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
+                stand_still(server, time).await;
                 Ok(())
             }
-            3 => terminate_sessions(server),
-            4 => use_up_connections(url, time.min(storm.lease)).await,
-            5 => hold(url, "SELECT count(*) FROM orchestratum_live", time).await,
+            3 => {
+                let until = Instant::now() + time;
+                while Instant::now() < until {
+                    stand_still(server, SLOW.0).await;
+                    tokio::time::sleep(SLOW.1).await;
+                }
+                Ok(())
+            }
+            4 => terminate_sessions(server),
+            5 => use_up_connections(url, time.min(storm.lease)).await,
+            6 => hold(url, "SELECT count(*) FROM orchestratum_live", time).await,
             _ => hold(url, "SELECT id FROM orchestratum_live ORDER BY id LIMIT 20 FOR UPDATE", time).await,
         };
         storm.note_if(name, &happened);
@@ -65,6 +72,14 @@ pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, ur
         }
     }
     Ok(())
+}
+
+/// Its process and those of its sessions.
+async fn stand_still<S: DatabaseServer>(server: &S, time: Duration) {
+    let pids: Vec<u32> = server.pid().into_iter().flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect();
+    pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    tokio::time::sleep(time).await;
+    pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
 }
 
 fn signal(pid: u32, signal: Signal) {

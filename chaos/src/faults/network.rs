@@ -1,20 +1,24 @@
-//! Connections that are cut, go dead, stall and crawl: those of all processes, or those of one.
+//! Connections that are cut, go dead, stall and crawl, and cables pulled out: those of all processes, or of one.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 
 use super::{Deck, Storm};
+use crate::cable::Cable;
 use crate::proxy::{Proxy, Weather, Wires};
 
+/// As the ledger has it. It takes networks of their own for the processes.
+pub(crate) const PULLED: &str = "cable pulled out";
 /// As the ledger has them.
-pub(crate) const KINDS: [&str; 5] = [
+pub(crate) const KINDS: [&str; 6] = [
     "cut of connections",
     "loss of connections without a word",
     "network that stood still",
     "slow network",
     "loss of answers",
+    PULLED,
 ];
 
 pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
@@ -39,10 +43,16 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
                 let (delay, time) = (storm.millis(20..300), storm.millis(1_000..4_000));
                 weather(wires, Weather::Slow(delay), time).await;
             }
-            _ => {
+            4 => {
                 // What is asked for meanwhile is done, and nobody hears of it.
                 wires.iter().for_each(Proxy::silence);
                 later.spawn(cut_later(wires.to_vec(), storm.millis(100..8_000)));
+            }
+            _ => {
+                let time = storm.millis(500..12_000);
+                if !pulled_out(wires, time).await? {
+                    continue;
+                }
             }
         }
         storm.note(name);
@@ -51,6 +61,17 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
     later.shutdown().await;
     wires.all().iter().for_each(Proxy::cut);
     Ok(())
+}
+
+/// `false` where there are no cables.
+async fn pulled_out(wires: &[Proxy], time: Duration) -> Result<bool> {
+    let cables: Vec<&Cable> = wires.iter().filter_map(Proxy::cable).collect();
+    block_in_place(|| cables.iter().try_for_each(|cable| cable.pull_out()))?;
+    if !cables.is_empty() {
+        tokio::time::sleep(time).await;
+    }
+    block_in_place(|| cables.iter().try_for_each(|cable| cable.plug_in()))?;
+    Ok(!cables.is_empty())
 }
 
 async fn cut_later(wires: Vec<Proxy>, time: Duration) {

@@ -1,4 +1,4 @@
-//! Processes that die, stop, pause, and come back.
+//! Processes that die, stop, pause, get no memory, and come back.
 
 use std::time::Duration;
 
@@ -13,9 +13,11 @@ const KILLS: Duration = Duration::from_secs(2);
 const PAUSES: Duration = Duration::from_secs(15);
 const DEPLOYS: Duration = Duration::from_secs(12);
 const JUMPS: Duration = Duration::from_secs(5);
+const STARVATIONS: Duration = Duration::from_secs(10);
 
 pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
-    let mut next = [KILLS, PAUSES, DEPLOYS, JUMPS].map(|interval| Instant::now() + storm.between(interval));
+    let mut next =
+        [KILLS, PAUSES, DEPLOYS, JUMPS, STARVATIONS].map(|interval| Instant::now() + storm.between(interval));
     while storm.lull(Duration::from_millis(100)).await {
         let mut fleet = fleet.lock().await;
         fleet.tend()?;
@@ -38,6 +40,9 @@ pub(crate) async fn rage(mut storm: Storm, fleet: &Mutex<Fleet>) -> Result<()> {
         }
         if is_time(3, JUMPS) {
             fleet.jump()?;
+        }
+        if is_time(4, STARVATIONS) {
+            fleet.starve()?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use orchestratum_core::{Command, Context, Executor, Filter, Orchestrator, Order, Page, State, entity};
 use sea_orm::EntityTrait;
 
-use crate::harness::{World, on_every_backend};
+use crate::harness::{Backend, World, on_every_backend};
 use crate::rows::number;
 
 async fn orchestrator(world: &World) -> Orchestrator {
@@ -50,6 +50,32 @@ on_every_backend! {
         }
         assert_eq!(notes(&orchestrator).await, ["yes", "no"]);
         worker.shutdown().await.unwrap();
+    }
+
+    /// On PostgreSQL alone: elsewhere another process finds it by polling.
+    async fn a_follow_up_that_only_another_process_can_run_is_announced_to_it(world) {
+        if world.backend != Backend::Postgres {
+            return;
+        }
+        let builder = || world.builder().polling_interval(Duration::from_secs(3600));
+        let ok = |(): (), _: Context| async move { Ok(()) };
+        let first = builder().executor("first", ok).remote("second").build().await.unwrap();
+        let second = builder().executor("second", ok).build().await.unwrap();
+        let workers = [first.start(), second.start()];
+        // So that the look around with which a worker begins is over.
+        let id = second.append(("second", ())).await.unwrap().id();
+        second.wait::<()>(id).await.unwrap();
+        for _ in 0..10 {
+            let id = first.append(("first", ())).on_success(("second", ())).await.unwrap().id();
+            first.wait::<()>(id).await.unwrap();
+            let of_this = Filter::all().key("second");
+            let page = Page::default().order(Order::NewestFirst).limit(1);
+            let follow_up = second.list(of_this, page).await.unwrap()[0].id;
+            second.wait::<()>(follow_up).await.unwrap();
+        }
+        for worker in workers {
+            worker.shutdown().await.unwrap();
+        }
     }
 
     async fn a_canceled_command_appends_what_a_failed_one_would_unless_told_otherwise(world) {
