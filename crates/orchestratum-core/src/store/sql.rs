@@ -376,11 +376,12 @@ impl Kind {
         }
     }
 
-    /// The type of a column of `JSON_TABLE`.
+    /// The type of a column of `JSON_TABLE`. A text's characters are named: otherwise they are those of the database, where
+    /// `latin1` is still a default, and all others become question marks.
     const fn json_table(self) -> &'static str {
         match self {
             Self::Id | Self::NullableId => "CHAR(32)",
-            Self::Text | Self::NullableText => "LONGTEXT",
+            Self::Text | Self::NullableText => "LONGTEXT CHARACTER SET utf8mb4",
             Self::Small | Self::Int | Self::Big | Self::NullableNumber => "BIGINT",
         }
     }
