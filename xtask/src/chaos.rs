@@ -13,8 +13,8 @@ use crate::cargo_command;
 pub(crate) struct Arguments {
     /// `model` explores every history of the lease protocol in small worlds, and lets it catch each missing protection:
     /// five minutes and 2 GiB of memory. `pgbouncer` runs the behavioral suite through a pooler in transaction mode.
-    /// Everything else goes to the rig with its worker processes and servers: `workers`, `database`, `network` or `all`,
-    /// and its options, which `--help` lists.
+    /// Everything else goes to the rig with its worker processes and servers: `all`, `workers`, `database`, `network`,
+    /// `failover`, `galera`, `disk`, `fleet` or `soak`, and its options, which `--help` lists.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "model | pgbouncer | RIG'S ARGUMENTS")]
     arguments: Vec<String>,
 }

@@ -142,6 +142,9 @@ impl Config {
         if self.engine_connections == 0 {
             return invalid("engine_connections", "0 connections cannot claim anything");
         }
+        if let Some(name) = self.instance_name.as_deref().filter(|name| name.is_empty() || name.contains('\0')) {
+            return invalid("instance_name", format!("{name:?} is empty or contains a NUL character"));
+        }
         for (queue, concurrency) in &self.concurrency {
             name("queue", queue)?;
             at_least_one("queue_concurrency", *concurrency)?;
@@ -222,6 +225,7 @@ mod tests {
             ("claim_batch", problem(|c| c.claim_batch = 0)),
             ("concurrency", problem(|c| c.default_concurrency = 0)),
             ("payload_limit", problem(|c| c.payload_limit = 0)),
+            ("instance_name", problem(|c| c.instance_name = Some("a\0b".to_owned()))),
             ("queues", problem(|c| c.queues = Some(Vec::new()))),
             ("queues", problem(|c| c.queues = Some(vec![String::new()]))),
             ("keep_failed", problem(|c| c.keep_failed = Some(Duration::ZERO))),

@@ -32,9 +32,11 @@ use crate::instance_id::InstanceId;
 use crate::notifier::Notifier;
 use crate::outcome::Ending;
 use crate::services::Services;
+use crate::state::State;
 use crate::store::Store;
 use crate::store::backend::Purpose;
 use crate::store::instance::Held;
+use crate::store::settle::TakenBack;
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
@@ -145,20 +147,27 @@ pub(crate) async fn leased_to(
 const TAKEN_BACK: usize = 100;
 
 /// Takes back what the database leases to an instance that does not hold it: a batch at a time, and one by one where a
-/// batch meets something that the database refuses. Returns how many, and what went wrong last.
+/// batch meets something that the database refuses. Tells of those that have ended by it. Returns how many were taken, and
+/// what went wrong last.
 pub(crate) async fn take_back(
+    shared: &Shared,
     store: &Store,
-    config: &Config,
     instance: InstanceId,
     held: &[Held],
     ending: &Ending,
 ) -> (usize, Result<()>) {
+    let config = &shared.config;
     let (mut count, mut result) = (0, Ok(()));
     let mut batches: VecDeque<&[Held]> = held.chunks(TAKEN_BACK).collect();
     while let Some(batch) = batches.pop_front() {
         let terms = (config.max_lost_leases, config.lease_duration);
         match answer(store, config, store.take_back(instance, batch, ending, terms)).await {
-            Ok(taken) => count += taken,
+            Ok(taken) => {
+                count += taken.len();
+                let ended = taken.iter().filter(|taken| taken.state.has_ended());
+                shared.wake.ended(ended.clone().map(|taken| taken.lease.id));
+                ended.for_each(|taken| tell_of_end(taken, ending));
+            }
             Err(error) if is_about_the_batch(&error) => {
                 if batch.len() > 1 {
                     batches.extend(batch.chunks(1));
@@ -169,6 +178,17 @@ pub(crate) async fn take_back(
         }
     }
     (count, result)
+}
+
+/// As the finisher does it for an attempt of its own.
+fn tell_of_end(TakenBack { lease, key, state }: &TakenBack, ending: &Ending) {
+    let (id, attempt) = (lease.id, lease.attempt);
+    quietly(|| match state {
+        State::Failed => {
+            tracing::error!(target: "orchestratum::fail", %id, key, attempt, ?ending, "failed for good");
+        }
+        _ => tracing::info!(target: "orchestratum::cancel", %id, key, attempt, "canceled"),
+    });
 }
 
 /// Whether a smaller batch may succeed where this one did not.

@@ -135,6 +135,12 @@ pub enum Error {
     /// The background tasks that write appends are gone, because the runtime that built the orchestrator was shut down.
     #[error("the runtime that built this orchestrator has been shut down")]
     Stopped,
+    /// The worker never ran, because no thread could be made for it, or has ended by itself; the event
+    /// `orchestratum::start::failed` or the message of a panic says why. What it held is reclaimed.
+    #[error(
+        "the worker does not run: no thread could be made for it (a limit of memory or threads?), or it has panicked"
+    )]
+    NotRunning,
     /// A worker was shut down and could not tell the database what became of some commands; their leases expire.
     #[error("{count} commands could not be given back before the worker stopped; others reclaim them")]
     Unsettled {

@@ -150,8 +150,7 @@ impl Housekeeper {
         if held.is_empty() {
             return self.answer(self.store.forget(instance, begun.elapsed())).await;
         }
-        let config = &self.shared.config;
-        let (count, result) = take_back(&self.store, config, instance, held, &Ending::LostLease).await;
+        let (count, result) = take_back(&self.shared, &self.store, instance, held, &Ending::LostLease).await;
         if count > 0 {
             tracing::warn!(target: "orchestratum::reclaim", %instance, count, "reclaimed what a dead instance held");
             self.shared.wake.survey();

@@ -186,7 +186,7 @@ impl Poller {
             let mut leased = leased_to(store, config, &[lease.instance]).await?;
             let leased = leased.remove(&lease.instance).unwrap_or_default();
             let lost: Vec<Held> = leased.difference(&self.holdings.held()).copied().collect();
-            let (count, result) = take_back(store, config, lease.instance, &lost, &Ending::GivenBack).await;
+            let (count, result) = take_back(&self.shared, store, lease.instance, &lost, &Ending::GivenBack).await;
             if count > 0 {
                 tracing::warn!(target: "orchestratum::snooze", count, "gave back claims whose answer was lost");
                 self.shared.wake.survey();

@@ -61,11 +61,14 @@ impl Worker {
         let grace = shared.config.shutdown_grace;
         let runtime = Handle::current();
         // Before this returns: an append that follows may be told of to nobody else, and commit after the first survey.
-        let wake = shared.wake.attach();
+        let ear = Ear { wake: shared.wake.attach(), shared };
         spawn_thread("orchestratum-engine", move || async move {
-            let left = engine(Arc::clone(&shared), Arc::clone(&wake), runtime, phase_seen).await;
-            shared.wake.detach(&wake);
-            ended_sender.send_replace(Some(left));
+            let left = engine(Arc::clone(&ear.shared), Arc::clone(&ear.wake), runtime, phase_seen).await;
+            drop(ear);
+            // Without a word the channel closes, also if this thread never was.
+            if let Some(left) = left {
+                ended_sender.send_replace(Some(left));
+            }
         });
         Self { phase, ended, grace, detached: false }
     }
@@ -76,25 +79,32 @@ impl Worker {
     ///
     /// # Errors
     /// [`Error::Unsettled`] when the database could not be told about some commands; their leases expire.
+    /// [`Error::NotRunning`] when the worker never ran, or had ended by itself.
     pub async fn shutdown(mut self) -> Result<()> {
         self.phase.send_replace(Phase::Drain(self.grace));
         self.detached = true;
         // The engine thread ends by itself only after it has said how many are left.
         let left = self.ended.wait_for(Option::is_some).await.map_or(None, |left| *left);
         match left {
-            Some(0) | None => Ok(()),
+            Some(0) => Ok(()),
             Some(count) => Err(Error::Unsettled { count }),
+            None => Err(Error::NotRunning),
         }
     }
 
     /// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C), then shuts down. A second signal ends the grace
-    /// period.
+    /// period. A worker that does not run is waited for no longer.
     ///
     /// # Errors
     /// Like [`shutdown`](Self::shutdown).
     pub async fn shutdown_on_signal(self) -> Result<()> {
-        shutdown_signal().await;
-        tracing::info!(target: "orchestratum::shutdown", "shutting down");
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            () = shutdown_signal() => {
+                tracing::info!(target: "orchestratum::shutdown", "shutting down");
+            }
+            _ = ended.wait_for(Option::is_some) => {}
+        }
         let phase = self.phase.clone();
         let shutdown = self.shutdown();
         tokio::pin!(shutdown);
@@ -139,7 +149,19 @@ pub async fn shutdown_signal() {
     }
 }
 
-/// A thread with a runtime of its own: no handler can block it.
+/// Where the worker hears of appends; forgotten when dropped, also by a thread that could not be made.
+struct Ear {
+    shared: Arc<Shared>,
+    wake: Arc<PollerWake>,
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.shared.wake.detach(&self.wake);
+    }
+}
+
+/// A thread with a runtime of its own: no handler can block it. Where it cannot be made `main` is dropped.
 fn spawn_thread<F, Fut>(name: &str, main: F)
 where
     F: FnOnce() -> Fut + Send + 'static,
@@ -148,26 +170,37 @@ where
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(main()),
-            Err(error) => tracing::error!(%error, "a runtime for the engine cannot be made"),
+            Err(error) => not_made(&error),
         }
     });
     if let Err(error) = spawned {
-        tracing::error!(%error, name, "a thread for the engine cannot be made");
+        not_made(&error);
     }
 }
 
-/// The whole life of a worker, on the engine thread. Returns how many commands could not be settled.
+fn not_made(error: &std::io::Error) {
+    quietly(|| {
+        tracing::error!(
+            target: "orchestratum::start::failed", %error, "no thread for the worker: this process runs nothing"
+        );
+    });
+}
+
+/// The whole life of a worker, on the engine thread. Returns how many commands could not be settled; `None`: it has no
+/// heartbeat, and so has never run anything.
 async fn engine(
     shared: Arc<Shared>,
     wake: Arc<PollerWake>,
     runtime: Handle,
     mut phase: watch::Receiver<Phase>,
-) -> usize {
+) -> Option<usize> {
     let keys: Vec<&str> = shared.registry.keys().collect();
     quietly(|| tracing::info!(target: "orchestratum::start", ?keys, "serving"));
     let holdings = Arc::new(Holdings::new());
     let heart_stops = CancellationToken::new();
     let (heart, heart_stopped) = tokio::sync::oneshot::channel();
+    let stopping = CancellationToken::new();
+    let or_stop = stopping.clone().drop_guard();
     let heartbeat = Heartbeat {
         shared: Arc::clone(&shared),
         holdings: Arc::clone(&holdings),
@@ -178,19 +211,22 @@ async fn engine(
         heartbeat.run().await;
         // Nobody listens when the engine has given up waiting.
         let _ = heart.send(());
+        // Without a heartbeat nothing is claimed: an engine whose other thread cannot be made has nothing to do.
+        drop(or_stop);
     });
     let mut left = 0;
-    if let Some(store) = connect(&shared, &mut phase).await {
-        left = run(&shared, wake, &store, &holdings, runtime, &mut phase).await;
+    if let Some(store) = connect(&shared, &mut phase, &stopping).await {
+        left = run(&shared, wake, &store, &holdings, runtime, &mut phase, stopping).await;
     }
     heart_stops.cancel();
     // The heartbeat gives up on a database that does not answer.
-    let _ = tokio::time::timeout(Duration::from_secs(5), heart_stopped).await;
+    let heart = tokio::time::timeout(Duration::from_secs(5), heart_stopped).await;
     quietly(|| tracing::info!(target: "orchestratum::stop", left, "stopped"));
-    left
+    let never_beat = matches!(heart, Ok(Err(_)));
+    (!never_beat).then_some(left)
 }
 
-async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>) -> Option<Store> {
+async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>, stopping: &CancellationToken) -> Option<Store> {
     let mut backoff = Backoff::new("engine");
     loop {
         let error = tokio::select! {
@@ -199,11 +235,13 @@ async fn connect(shared: &Shared, phase: &mut watch::Receiver<Phase>) -> Option<
                 Err(error) => error,
             },
             _ = draining(phase) => return None,
+            () = stopping.cancelled() => return None,
         };
         let wait = backoff.failed(&error);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = draining(phase) => return None,
+            () = stopping.cancelled() => return None,
         }
     }
 }
@@ -215,8 +253,8 @@ async fn run(
     holdings: &Arc<Holdings>,
     runtime: Handle,
     phase: &mut watch::Receiver<Phase>,
+    stopping: CancellationToken,
 ) -> usize {
-    let stopping = CancellationToken::new();
     let (reports, reported) = mpsc::unbounded_channel();
     let settler = Settler {
         shared: Arc::clone(shared),
@@ -263,7 +301,7 @@ async fn run(
 
     let grace = tokio::select! {
         grace = draining(phase) => grace,
-        // The poller found that nobody is left to run handlers.
+        // There is no heartbeat, or the poller found that nobody is left to run handlers.
         () = stopping.cancelled() => Duration::ZERO,
     };
     stopping.cancel();

@@ -112,6 +112,15 @@ pub(super) struct Ended<'a> {
     pub(super) error: Option<&'a str>,
 }
 
+/// What has become of a command that was taken back.
+#[derive(Debug)]
+pub(crate) struct TakenBack {
+    /// That was lost.
+    pub(crate) lease: Lease,
+    pub(crate) key: String,
+    pub(crate) state: State,
+}
+
 impl Store {
     /// Settles all reports in one transaction, each on its own merits. Durable when it returns; the answers are in the
     /// order of the reports. Nobody is told of the [`follow_ups`]: behind the commit that is the caller's.
@@ -305,8 +314,8 @@ impl Store {
     }
 
     /// What an instance held or does not know of becomes pending again, or failed when it has lost too many leases, or
-    /// canceled when that was asked for. Returns how many: what has been settled meanwhile is left alone, and what
-    /// somebody has locked, a `complete_in` for instance, is left for the next time.
+    /// canceled when that was asked for. Returns what became of which: what has been settled meanwhile is left alone, and
+    /// what somebody has locked, a `complete_in` for instance, is left for the next time.
     ///
     /// The terms are how many leases may be lost, and how long one lasts.
     pub(crate) async fn take_back(
@@ -315,9 +324,9 @@ impl Store {
         held: &[Held],
         ending: &Ending,
         terms: (u32, Duration),
-    ) -> Result<usize> {
+    ) -> Result<Vec<TakenBack>> {
         if held.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         self.write(move |transaction| {
             Box::pin(async move {
@@ -346,12 +355,13 @@ impl Store {
         leases: &HashMap<Uuid, u32>,
         ending: &Ending,
         (max_losses, lease): (u32, Duration),
-    ) -> Result<usize> {
+    ) -> Result<Vec<TakenBack>> {
         let mut ids: Vec<Uuid> = leases.keys().copied().collect();
         ids.sort_unstable();
-        let mut reports = Vec::with_capacity(ids.len());
+        let (mut reports, mut keys) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         for ids in ids.chunks(1_000) {
-            let sql = self.sql("SELECT id, retry_count, follow_ups FROM orchestratum_commands WHERE id").any(ids);
+            let sql = "SELECT id, retry_count, follow_ups, command_key FROM orchestratum_commands WHERE id";
+            let sql = self.sql(sql).any(ids);
             for row in rows_in(transaction, sql).await? {
                 let mut columns = Columns::new(&row);
                 let id: Uuid = columns.take()?;
@@ -365,10 +375,16 @@ impl Store {
                     on_success: Vec::new(),
                     duration: None,
                 });
+                keys.push(columns.take()?);
             }
         }
         let settled = self.settle_in(transaction, &reports.iter().collect::<Vec<_>>(), true).await?;
-        Ok(settled.iter().filter(|settled| matches!(settled, Settled::Now(_))).count())
+        let taken = std::iter::zip(std::iter::zip(reports, keys), settled);
+        let taken = taken.filter_map(|((report, key), settled)| match settled {
+            Settled::Now(state) => Some(TakenBack { lease: report.lease, key, state }),
+            Settled::LeaseLost => None,
+        });
+        Ok(taken.collect())
     }
 
     /// Completes within the handler's own transaction: the completion commits with whatever else it writes.

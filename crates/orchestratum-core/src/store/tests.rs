@@ -128,7 +128,7 @@ impl Table {
 
     async fn reclaim(&self, dead: InstanceId, max_losses: u32) -> usize {
         let held = self.held(dead).await;
-        self.store.take_back(dead, &held, &Ending::LostLease, (max_losses, Duration::ZERO)).await.unwrap()
+        self.store.take_back(dead, &held, &Ending::LostLease, (max_losses, Duration::ZERO)).await.unwrap().len()
     }
 
     async fn give_back(&self, held: &[Held]) {
