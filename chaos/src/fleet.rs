@@ -11,7 +11,7 @@ use fastrand::Rng;
 use orchestratum_testbed::install;
 use orchestratum_testbed::process::{Farewell, Guarded, held_back};
 use rustix::param::page_size;
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::cable;
 use crate::ledger::{Entry, Ledger};
@@ -21,6 +21,7 @@ use crate::process::UNSETTLED;
 pub(crate) const KILL: &str = "kill -9 of a process";
 pub(crate) const DEPLOY: &str = "SIGTERM of a process";
 pub(crate) const JUMP: &str = "a clock jumped";
+pub(crate) const STARVED: &str = "lack of memory of a process";
 
 /// How a process gets to the database.
 #[derive(Debug, Clone)]
@@ -91,10 +92,13 @@ impl Member {
         plan.folder.join(format!("{}.jsonl", self.ledger_name()))
     }
 
-    /// In bytes of addresses. One that has just ended needs none.
-    fn limit_memory(&self, most: Option<u64>) {
-        let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
-        let _ = prlimit(pid, Resource::As, Rlimit { current: most, maximum: None });
+    /// To so many bytes of addresses, or to what the rig itself may have.
+    fn limit_memory(&self, most: Option<u64>) -> Result<()> {
+        let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw).context("a process has a number")?;
+        let ours = getrlimit(Resource::As);
+        let limit = Rlimit { current: most.or(ours.current), maximum: ours.maximum };
+        prlimit(Some(pid), Resource::As, limit).context("cannot limit the memory of a process")?;
+        Ok(())
     }
 
     /// One that has just been started does not listen yet.
@@ -203,7 +207,7 @@ impl Fleet {
                 continue;
             }
             if member.starved_until.is_some_and(|until| until <= Instant::now()) {
-                self.feed(index);
+                self.feed(index)?;
             }
             let member = &mut self.members[index];
             if let Some(until) = member.paused_until {
@@ -251,22 +255,28 @@ impl Fleet {
         let time = Duration::from_millis(self.random.u64(2_000..8_000));
         let member = &mut self.members[index];
         if member.paused_until.is_none() && member.starved_until.is_none() && member.listens(&self.plan) {
-            // It may have ended by itself just now.
-            if let Ok(pages) = fs::read_to_string(format!("/proc/{}/statm", member.process.pid())) {
-                let pages: u64 = pages.split_whitespace().next().context("no size")?.parse()?;
+            let pages = fs::read_to_string(format!("/proc/{}/statm", member.process.pid()))?;
+            // One that has ended by itself just now has no memory.
+            let pages: u64 = pages.split_whitespace().next().context("no size")?.parse()?;
+            if pages > 0 {
                 self.ledger.note(Entry::Starved { process: member.ledger_name() });
-                member.limit_memory(Some(pages * u64::try_from(page_size())?));
+                member.limit_memory(Some(pages * u64::try_from(page_size())?))?;
                 member.starved_until = Some(Instant::now() + time);
+                self.ledger.note(Entry::Fault { name: STARVED.to_owned() });
             }
         }
         Ok(())
     }
 
-    fn feed(&mut self, index: usize) {
+    fn feed(&mut self, index: usize) -> Result<()> {
         let member = &mut self.members[index];
-        if member.starved_until.take().is_some() {
-            member.limit_memory(None);
+        // One that has ended did so without memory.
+        if member.starved_until.is_some() && member.process.ended()?.is_none() {
+            member.limit_memory(None)?;
+            member.starved_until = None;
+            self.ledger.note(Entry::Fed { process: member.ledger_name() });
         }
+        Ok(())
     }
 
     /// `kill -9` of anyone.
@@ -289,7 +299,7 @@ impl Fleet {
     pub(crate) fn watch(&mut self) -> Result<()> {
         for index in 0..self.members.len() {
             self.wake(index)?;
-            self.feed(index);
+            self.feed(index)?;
             let length = fs::metadata(self.members[index].ledger(&self.plan)).map_or(0, |ledger| ledger.len());
             self.members[index].watched = (Instant::now(), length);
         }
@@ -347,7 +357,7 @@ impl Fleet {
     pub(crate) fn stop(mut self) -> Result<Vec<String>> {
         for index in 0..self.members.len() {
             self.wake(index)?;
-            self.feed(index);
+            self.feed(index)?;
             let started = Instant::now();
             let member = &mut self.members[index];
             while !member.listens(&self.plan) && member.process.ended()?.is_none() && started.elapsed() < ORDERLY {

@@ -20,7 +20,6 @@ use crate::pulse::Beat;
 
 /// Among the faults.
 pub(crate) const PAUSE: &str = "pause of a process";
-pub(crate) const STARVED: &str = "lack of memory of a process";
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +54,8 @@ pub(crate) enum Entry {
     Resumed { process: String },
     /// The rig is about to let this process have no more memory for a while: it may end by that.
     Starved { process: String },
+    /// The rig has let this process have memory again.
+    Fed { process: String },
     /// What the process saw of the stream since the last beat.
     Beat(Beat),
     /// Another fault, for the count.
@@ -168,7 +169,6 @@ pub(crate) fn faults(records: &[Record]) -> BTreeMap<String, usize> {
         let name = match &record.entry {
             Entry::Died { .. } | Entry::Left { .. } => "end of a process",
             Entry::Paused { .. } => PAUSE,
-            Entry::Starved { .. } => STARVED,
             Entry::Fault { name } => name,
             _ => continue,
         };

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::cable::Cable;
 
@@ -27,30 +28,34 @@ pub(crate) enum Weather {
 
 /// A wire for each process, so that one can be cut off while the others are not.
 #[derive(Debug)]
-pub(crate) struct Wires(Vec<Proxy>);
+pub(crate) struct Wires {
+    wires: Vec<Proxy>,
+    /// With their connections; ended with the wires.
+    _listeners: JoinSet<()>,
+}
 
 impl Wires {
     pub(crate) async fn start(target: u16, cables: Vec<Option<Cable>>) -> Result<Self> {
-        let mut wires = Vec::new();
+        let (mut wires, mut listeners) = (Vec::new(), JoinSet::new());
         for cable in cables {
-            wires.push(Proxy::start(target, cable).await?);
+            wires.push(Proxy::start(target, cable, &mut listeners).await?);
         }
-        Ok(Self(wires))
+        Ok(Self { wires, _listeners: listeners })
     }
 
     pub(crate) fn all(&self) -> &[Proxy] {
-        &self.0
+        &self.wires
     }
 
     /// One of them.
     pub(crate) fn draw(&self, random: &mut Rng) -> &[Proxy] {
-        let index = random.usize(..self.0.len());
-        &self.0[index..=index]
+        let index = random.usize(..self.wires.len());
+        &self.wires[index..=index]
     }
 
     /// Leads to another server from now on, as a balancer does that has found the primary gone.
     pub(crate) fn lead_to(&self, target: u16) {
-        for wire in &self.0 {
+        for wire in &self.wires {
             wire.target.store(target, Ordering::Relaxed);
             wire.cut();
         }
@@ -76,7 +81,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    async fn start(target: u16, cable: Option<Cable>) -> Result<Self> {
+    async fn start(target: u16, cable: Option<Cable>, listeners: &mut JoinSet<()>) -> Result<Self> {
         let address = cable.as_ref().map_or(Ipv4Addr::LOCALHOST, Cable::address);
         let listener = TcpListener::bind((address, 0)).await.context("cannot bind a proxy")?;
         let proxy = Self {
@@ -89,7 +94,7 @@ impl Proxy {
             silent: watch::Sender::new(0),
             last: Arc::default(),
         };
-        tokio::spawn(proxy.clone().listen(listener));
+        listeners.spawn(proxy.clone().listen(listener));
         Ok(proxy)
     }
 
@@ -104,6 +109,11 @@ impl Proxy {
 
     pub(crate) fn cable(&self) -> Option<&Cable> {
         self.cable.as_deref()
+    }
+
+    /// Whether anybody has come through it.
+    pub(crate) fn was_used(&self) -> bool {
+        self.last.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn weather(&self, weather: Weather) {
@@ -126,10 +136,12 @@ impl Proxy {
     }
 
     async fn listen(self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
         while let Ok((client, _)) = listener.accept().await {
+            while connections.try_join_next().is_some() {}
             let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
             let proxy = self.clone();
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 // A server that is away refuses, and so do we: the client is dropped.
                 if let Ok(server) =
                     TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.target.load(Ordering::Relaxed))).await

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use fastrand::Rng;
 use tokio::sync::{Mutex, oneshot};
@@ -20,7 +20,7 @@ use crate::faults::{self, Storm};
 use crate::fleet::{self, Door, Fleet, Plan};
 use crate::ledger::{self, Ledger};
 use crate::picture;
-use crate::proxy::{Proxy, Wires};
+use crate::proxy::Wires;
 use crate::soak;
 
 #[derive(Debug, clap::Args)]
@@ -55,11 +55,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Processes that die, stop, pause and have wrong clocks.
+    /// Processes that die, stop, pause, get no memory and have wrong clocks.
     Workers,
-    /// A server that dies, restarts, stalls; sessions that are in the way; on SQLite other programs on the file.
+    /// A server that dies, restarts, stalls, crawls; sessions that are in the way; on SQLite other programs on the file.
     Database,
-    /// Connections that are cut, go dead, stall and crawl.
+    /// Connections that are cut, go dead, stall and crawl; with root on Linux cables that are pulled out, too.
     Network,
     /// The primary of a PostgreSQL with a synchronous standby is lost again and again, and the standby promoted.
     Failover,
@@ -134,8 +134,12 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let producers = if is_fleet { 2 } else { workers.div_ceil(2) };
     let processes = usize::try_from(workers + producers)?;
     // Who has no server has a file, and no wire to it.
-    let cables = if of(What::Network) && kind != DatabaseKind::Sqlite { Cable::lay(processes) } else { None };
+    let is_networked = of(What::Network) && kind != DatabaseKind::Sqlite;
+    let cables = if is_networked { Cable::lay(processes)? } else { None };
     let has_cables = cables.is_some();
+    if is_networked && !has_cables {
+        println!("no networks of their own for the processes (it takes root on Linux): no cable is pulled out");
+    }
     let (wires, doors) = match database.port() {
         None => (None, vec![Door { url: url.clone(), namespace: None }; processes]),
         Some(port) => {
@@ -144,11 +148,12 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
                 |cables| cables.into_iter().map(Some).collect(),
             );
             let wires = Wires::start(port, cables).await?;
-            let of = |wire: &Proxy| {
-                let url = url.replace(&format!("@127.0.0.1:{port}/"), &format!("@{}/", wire.address()));
-                Door { url, namespace: wire.namespace() }
-            };
-            let doors = wires.all().iter().map(of).collect();
+            let mut doors = Vec::new();
+            for wire in wires.all() {
+                let through = url.replace(&format!("@127.0.0.1:{port}/"), &format!("@{}/", wire.address()));
+                ensure!(through != url, "{url} does not lead through a wire");
+                doors.push(Door { url: through, namespace: wire.namespace() });
+            }
             (Some(wires), doors)
         }
     };
@@ -271,6 +276,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let wanted = wanted.into_iter().filter(|fault| !impossible(fault));
     let untried = wanted.filter(|fault| !report.faults.contains_key(*fault));
     report.violations.extend(untried.map(|fault| format!("nothing was tried: no {fault:?}")));
+    if wires.iter().flat_map(|wires| wires.all()).any(|wire| !wire.was_used()) {
+        report.violations.push("nothing was tried: a process did not come through its wire".to_owned());
+    }
     if !is_soak && arguments.seconds >= LONG_ENOUGH {
         let acknowledged = report.counts.get("acknowledged").copied().unwrap_or(0);
         if u64::try_from(acknowledged)? < LEAST * arguments.seconds {
@@ -287,7 +295,7 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     let mut wanted = Vec::new();
     if seconds >= LONG_ENOUGH {
         let workers: &[&str] =
-            if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, ledger::STARVED] } else { &[] };
+            if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED] } else { &[] };
         let server: &[&str] = match what {
             What::Failover => &[faults::failover::PROMOTION],
             What::Galera => &[faults::galera::KILL],
@@ -319,7 +327,7 @@ mod tests {
     fn a_run_is_judged_by_the_faults_for_which_it_is_long_enough() {
         assert!(wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH - 1).is_empty());
         let minute = wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH);
-        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, ledger::STARVED, faults::database::KILL]);
+        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED, faults::database::KILL]);
         let long = wanted(What::All, DatabaseKind::Mariadb, LONG_ENOUGH_FOR_ALL);
         assert!(faults::database::KINDS.iter().chain(&faults::network::KINDS).all(|kind| long.contains(kind)));
         assert_eq!(wanted(What::Database, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_ALL), faults::sqlite::KINDS);

@@ -9,7 +9,7 @@ mod sqlite;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use orchestratum_bench_program::{Options, Payload, Queue, Task, work};
+use orchestratum_bench_program::{Options, Payload, Queue, Task, finished, is_watched, work};
 use uuid::Uuid;
 
 fn main() -> ExitCode {
@@ -89,14 +89,32 @@ fn rows(payloads: Vec<Payload>) -> Result<Rows> {
     payloads.into_iter().map(|payload| Ok((Uuid::now_v7(), serde_json::to_string(&payload)?))).collect()
 }
 
-/// Runs what was claimed and says what to delete.
-async fn run(claimed: Vec<(Uuid, String)>) -> Result<Vec<Uuid>> {
-    let mut ids = Vec::with_capacity(claimed.len());
-    for (id, payload) in claimed {
-        work(serde_json::from_str(&payload)?).await;
-        ids.push(id);
+/// What has run and is to be deleted.
+struct Ran {
+    ids: Vec<Uuid>,
+    /// The numbers of those whose end is watched for.
+    watched: Vec<u64>,
+}
+
+impl Ran {
+    /// The deletes are durable.
+    fn finished(&self) {
+        self.watched.iter().copied().for_each(finished);
     }
-    Ok(ids)
+}
+
+/// Runs what was claimed.
+async fn run(claimed: Vec<(Uuid, String)>) -> Result<Ran> {
+    let mut ran = Ran { ids: Vec::with_capacity(claimed.len()), watched: Vec::new() };
+    for (id, payload) in claimed {
+        let payload: Payload = serde_json::from_str(&payload)?;
+        if is_watched(payload.i) {
+            ran.watched.push(payload.i);
+        }
+        work(payload).await;
+        ran.ids.push(id);
+    }
+    Ok(ran)
 }
 
 /// `(…, ?, ?), (…, ?, ?), …` with an id and a payload a row.

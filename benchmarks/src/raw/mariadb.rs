@@ -9,7 +9,7 @@ use sea_orm::sqlx::{AssertSqlSafe, Executor, query, query_as, query_scalar};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{BATCH, COLUMNS, Rows, marks, run, values};
+use super::{BATCH, COLUMNS, Ran, Rows, marks, run, values};
 
 const NOW: &str = "timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))";
 /// How many claim beside each other.
@@ -82,22 +82,23 @@ impl Raw {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             }
-            let ids = run(claimed).await?;
+            let ran = run(claimed).await?;
             while let Some(deleted) = deletes.join_next().await {
                 deleted??;
             }
             let raw = self.clone();
-            deletes.spawn(async move { raw.delete(ids).await });
+            deletes.spawn(async move { raw.delete(ran).await });
         }
     }
 
-    async fn delete(&self, ids: Vec<Uuid>) -> Result<()> {
-        let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ids.len()));
+    async fn delete(&self, ran: Ran) -> Result<()> {
+        let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ran.ids.len()));
         let mut delete = query(AssertSqlSafe(sql));
-        for id in ids {
+        for id in &ran.ids {
             delete = delete.bind(id);
         }
         delete.execute(&self.pool).await?;
+        ran.finished();
         Ok(())
     }
 

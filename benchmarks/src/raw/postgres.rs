@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{BATCH, COLUMNS, Rows, run};
+use super::{BATCH, COLUMNS, Ran, Rows, run};
 
 const NOW: &str = "(extract(epoch from statement_timestamp()) * 1000000)::bigint";
 /// How many claim beside each other: more than the cores gain nothing.
@@ -93,12 +93,12 @@ impl Raw {
                 timeout(Duration::from_secs(1), woken.changed()).await.unwrap_or(Ok(()))?;
                 continue;
             }
-            let ids = run(claimed).await?;
+            let ran = run(claimed).await?;
             while let Some(deleted) = deletes.join_next().await {
                 deleted??;
             }
             let raw = self.clone();
-            deletes.spawn(async move { raw.delete(ids).await });
+            deletes.spawn(async move { raw.delete(ran).await });
         }
     }
 
@@ -113,8 +113,9 @@ impl Raw {
         Ok(query_as(AssertSqlSafe(sql)).bind(Uuid::nil()).fetch_all(&self.pool).await?)
     }
 
-    async fn delete(&self, ids: Vec<Uuid>) -> Result<()> {
-        query("DELETE FROM raw WHERE id = ANY($1)").bind(ids).execute(&self.pool).await?;
+    async fn delete(&self, ran: Ran) -> Result<()> {
+        query("DELETE FROM raw WHERE id = ANY($1)").bind(&ran.ids).execute(&self.pool).await?;
+        ran.finished();
         Ok(())
     }
 

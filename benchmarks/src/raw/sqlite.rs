@@ -79,13 +79,14 @@ impl Raw {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             }
-            let ids = run(claimed).await?;
-            let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ids.len()));
+            let ran = run(claimed).await?;
+            let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ran.ids.len()));
             let mut delete = query(AssertSqlSafe(sql));
-            for id in ids {
+            for id in &ran.ids {
                 delete = delete.bind(id);
             }
             delete.execute(&self.pool).await?;
+            ran.finished();
         }
     }
 

@@ -70,21 +70,32 @@ pub(super) fn nothing_began_after_a_cancel(stored: &Stored, history: &History<'_
     }
 }
 
-/// A process that has ended by `abort` has begun a deadly command and not ended it, or got no memory.
+/// What happened without memory may be found a moment later.
+const FOUND_LATE: u64 = 1_000_000_000;
+
+/// A process that has ended by `abort` has begun a deadly command and not ended it, or got no memory then.
 pub(super) fn only_the_deadly_end_their_process(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
     let deadly = stored.commands.iter().filter(|(_, command)| command.is_deadly());
     let executions = deadly.flat_map(|(id, _)| history.executions_of(id));
-    let mut excused: HashSet<&str> =
+    let excused: HashSet<&str> =
         executions.filter(|execution| execution.ended.is_none()).map(|execution| execution.process).collect();
-    excused.extend(history.records.iter().filter_map(|record| match &record.entry {
-        Entry::Starved { process } => Some(process.as_str()),
-        _ => None,
-    }));
+    // Until when each got no memory.
+    let mut starved: HashMap<&str, u64> = HashMap::new();
     for record in history.records {
-        if let Entry::Died { process, aborted: true } = &record.entry
-            && !excused.contains(process.as_str())
-        {
-            violations.add("a process that aborted without reason", process);
+        match &record.entry {
+            Entry::Starved { process } => {
+                starved.insert(process, u64::MAX);
+            }
+            Entry::Fed { process } => {
+                starved.insert(process, record.at + FOUND_LATE);
+            }
+            Entry::Died { process, aborted: true } => {
+                let is_starved = starved.get(process.as_str()).is_some_and(|until| record.at <= *until);
+                if !is_starved && !excused.contains(process.as_str()) {
+                    violations.add("a process that aborted without reason", process);
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -216,8 +216,13 @@ fn only_the_deadly_end_their_process() {
     finds("a process that aborted without reason", |world| {
         world.note(70, "rig", Entry::Died { process: "a".to_owned(), aborted: true });
     });
-    let mut world = World::sound();
-    world.note(69, "rig", Entry::Starved { process: "a".to_owned() });
-    world.note(70, "rig", Entry::Died { process: "a".to_owned(), aborted: true });
-    assert_eq!(world.judged(), [""; 0], "it got no memory");
+    let without_memory = |until: u64| {
+        let mut world = World::sound();
+        world.note(68, "rig", Entry::Starved { process: "a".to_owned() });
+        world.note(until, "rig", Entry::Fed { process: "a".to_owned() });
+        world.note(72, "rig", Entry::Died { process: "a".to_owned(), aborted: true });
+        world.judged()
+    };
+    assert_eq!(without_memory(73), [""; 0], "it got no memory");
+    assert_eq!(without_memory(69), ["a process that aborted without reason"]);
 }

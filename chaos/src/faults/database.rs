@@ -48,18 +48,8 @@ pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, ur
                 block_in_place(|| server.start_again())
             }
             1 => block_in_place(|| server.restart()),
-            2 => {
-                stand_still(server, time).await;
-                Ok(())
-            }
-            3 => {
-                let until = Instant::now() + time;
-                while Instant::now() < until {
-                    stand_still(server, SLOW.0).await;
-                    tokio::time::sleep(SLOW.1).await;
-                }
-                Ok(())
-            }
+            2 => stand_still(server, time).await,
+            3 => crawl(server, time).await,
             4 => terminate_sessions(server),
             5 => use_up_connections(url, time.min(storm.lease)).await,
             6 => hold(url, "SELECT count(*) FROM orchestratum_live", time).await,
@@ -74,12 +64,24 @@ pub(crate) async fn rage<S: DatabaseServer>(mut storm: Storm, server: &mut S, ur
     Ok(())
 }
 
-/// Its process and those of its sessions.
-async fn stand_still<S: DatabaseServer>(server: &S, time: Duration) {
+/// With the processes of its sessions.
+async fn stand_still<S: DatabaseServer>(server: &S, time: Duration) -> Result<()> {
     let pids: Vec<u32> = server.pid().into_iter().flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect();
+    ensure!(!pids.is_empty(), "no process of the server is known");
     pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
     tokio::time::sleep(time).await;
     pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    Ok(())
+}
+
+/// Each statement takes many times longer.
+async fn crawl<S: DatabaseServer>(server: &S, time: Duration) -> Result<()> {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        stand_still(server, SLOW.0).await?;
+        tokio::time::sleep(SLOW.1).await;
+    }
+    Ok(())
 }
 
 fn signal(pid: u32, signal: Signal) {
