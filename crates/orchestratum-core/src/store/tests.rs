@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use sea_orm::{ConnectionTrait, DbErr, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbErr, IsolationLevel, TransactionTrait};
 
 use crate::command::{CommandId, FollowUps, NewCommand, RunAt};
 use crate::harness::{World, on_every_backend, until};
@@ -482,6 +482,37 @@ fn a_plan_made_while_nothing_waits_does_not_read_the_whole_table() {
     });
 }
 
+/// Of PostgreSQL alone. What has ended takes up room for as long as somebody holds an old snapshot, and the planner, who
+/// has seen no live row in so large a table, would rather collect all that is due than go through it in order.
+#[test]
+fn a_plan_made_when_all_has_ended_reads_no_more_than_it_claims() {
+    crate::harness::run(crate::harness::Backend::Postgres, async |world| {
+        let table = Table::new(world).await;
+        let engine = table.store.open(ENGINE).await.unwrap();
+        let snapshot = world.connect().await;
+        let level = Some(IsolationLevel::RepeatableRead);
+        let snapshot = snapshot.begin_with_config(level, None).await.unwrap();
+        snapshot.execute_unprepared("SELECT FROM orchestratum_live").await.unwrap();
+        let many = vec![Table::command("q", FollowUps::default()); 20_000];
+        table.store.append(&many).await.unwrap();
+        for sql in ["ANALYZE orchestratum_live", "DELETE FROM orchestratum_live", "VACUUM ANALYZE orchestratum_live"] {
+            table.store.connection().execute_unprepared(sql).await.unwrap();
+        }
+        // A plan for any value is made after the fifth, by each connection.
+        let claim =
+            async || engine.claim(table.instance, &Table::lane("q"), Timestamp::from_micros(0), 10).await.unwrap();
+        for _ in 0..20 {
+            assert_eq!(claim().await.commands.len(), 0);
+        }
+        table.store.append(&many[..2_000]).await.unwrap();
+        let before = rows_read(&engine).await;
+        assert_eq!(claim().await.commands.len(), 10);
+        let read = rows_read(&engine).await - before;
+        assert!((10..200).contains(&read), "{read} rows read for ten");
+        snapshot.rollback().await.unwrap();
+    });
+}
+
 /// Of SQLite alone, which takes a partial index only for a statement that repeats its condition.
 #[test]
 fn what_did_not_complete_is_found_by_its_index() {
@@ -518,6 +549,13 @@ fn what_is_committed_after_sqlite_has_rolled_back_by_itself_is_there() {
             }
         }
     });
+}
+
+/// How many live rows were reached through an index of the live table.
+async fn rows_read(store: &Store) -> i64 {
+    store.rows(store.sql("SELECT pg_stat_force_next_flush() IS NULL")).await.unwrap();
+    let sql = "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'orchestratum_live'";
+    Columns::new(&store.rows(store.sql(sql)).await.unwrap()[0]).take().unwrap()
 }
 
 /// How often the live table was read as a whole, and through an index.

@@ -254,7 +254,8 @@ const MOST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 ///
 /// PostgreSQL keeps the plan of a prepared statement until the table is analyzed again, a minute at best. One that was
 /// made while nothing waited reads the whole table, because it was small; a burst then pays for every row that waits or
-/// has been, with each claim. A small table that has no index for a question is now taken for so expensive that
+/// has been, with each claim. One that was made when all had ended, in a table that was still large, collects all that is
+/// due in a bitmap and sorts it, where the index has it in order. A small table that has no index for a question is now taken for so expensive that
 /// PostgreSQL would compile the plan, for a fifth of a second.
 ///
 /// A process that is paused, or whose machine vanishes, in the middle of a transaction leaves rows locked until the
@@ -268,7 +269,7 @@ fn postgres_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::Postgres> {
         Box::pin(async move {
             let (patience, lock) = (patience.min(MOST_PATIENCE).as_millis(), LOCK_PATIENCE.as_millis());
             let settings = format!(
-                "SET enable_seqscan = off; SET jit = off; SET lock_timeout = {lock}; \
+                "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off; SET lock_timeout = {lock}; \
                  SET idle_in_transaction_session_timeout = {patience}"
             );
             sea_orm::sqlx::Executor::execute(connection, sea_orm::sqlx::AssertSqlSafe(settings)).await?;
