@@ -5,6 +5,8 @@
 //! statement that writes nothing, and while one is under way the next gather. A message is a hint: one that is lost is
 //! made up for by the poll. A caller's transaction carries its own, for nobody else knows whether it commits.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use crate::command::NewCommand;
@@ -19,6 +21,9 @@ pub(crate) struct Notifier {
     queue: Option<mpsc::Sender<String>>,
 }
 
+/// After a message the next ones gather for so long. The first one behind a pause goes out at once; of a stream of single
+/// appends each would otherwise wake every worker there is, and compete with the next append for a processor.
+const REST: Duration = Duration::from_millis(5);
 /// Messages that wait to be sent; beyond it they are left to the poll.
 const MOST_WAITING: usize = 1_000;
 
@@ -36,6 +41,7 @@ impl Notifier {
                 messages.dedup();
                 // Without an answer the poll finds what was appended.
                 let _ = tokio::time::timeout(ANSWER_TIMEOUT, store.notify(std::mem::take(&mut messages))).await;
+                tokio::time::sleep(REST).await;
             }
         });
         Self { queue: Some(queue) }
