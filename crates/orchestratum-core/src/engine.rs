@@ -36,7 +36,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::store::backend::Purpose;
 use crate::store::instance::Held;
-use crate::store::settle::TakenBack;
+use crate::store::settle::Lease;
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
@@ -166,7 +166,7 @@ pub(crate) async fn take_back(
                 count += taken.len();
                 let ended = taken.iter().filter(|taken| taken.state.has_ended());
                 shared.wake.ended(ended.clone().map(|taken| taken.lease.id));
-                ended.for_each(|taken| tell_of_end(taken, ending));
+                ended.for_each(|taken| quietly(|| tell_of_end(taken.lease, &taken.key, taken.state, ending)));
             }
             Err(error) if is_about_the_batch(&error) => {
                 if batch.len() > 1 {
@@ -180,15 +180,17 @@ pub(crate) async fn take_back(
     (count, result)
 }
 
-/// As the finisher does it for an attempt of its own.
-fn tell_of_end(TakenBack { lease, key, state }: &TakenBack, ending: &Ending) {
+/// The event of an end, whoever has brought it about.
+pub(crate) fn tell_of_end(lease: Lease, key: &str, state: State, ending: &Ending) {
     let (id, attempt) = (lease.id, lease.attempt);
-    quietly(|| match state {
+    match state {
+        State::Completed => tracing::debug!(target: "orchestratum::complete", %id, key, attempt, "completed"),
         State::Failed => {
             tracing::error!(target: "orchestratum::fail", %id, key, attempt, ?ending, "failed for good");
         }
-        _ => tracing::info!(target: "orchestratum::cancel", %id, key, attempt, "canceled"),
-    });
+        State::Canceled => tracing::info!(target: "orchestratum::cancel", %id, key, attempt, "canceled"),
+        State::Pending | State::Blocked | State::Running => {}
+    }
 }
 
 /// Whether a smaller batch may succeed where this one did not.

@@ -2,10 +2,12 @@
 //! process's.
 #![allow(clippy::unwrap_used, reason = "a case that cannot go on says where")]
 
+mod alone;
+
 use std::fmt::{Debug, Write as _};
 use std::sync::Mutex;
 
-use orchestratum_core::{Context, Orchestrator, Outcome};
+use orchestratum_core::Outcome;
 use sea_orm::ConnectionTrait as _;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -54,13 +56,7 @@ impl Subscriber for Scribe {
 async fn a_command_that_ends_with_its_dead_instance_is_told_of() {
     tracing::subscriber::set_global_default(Scribe).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::builder()
-        .database(format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display()))
-        .migrate()
-        .executor("k", |(): (), _: Context| async move { Ok(()) })
-        .build()
-        .await
-        .unwrap();
+    let orchestrator = alone::orchestrator(&folder).await;
     let deadly = orchestrator.append(("k", ())).await.unwrap().id();
     let unwanted = orchestrator.append(("k", ())).await.unwrap().id();
     let dead = format!("X'{}'", deadly.as_uuid().simple());

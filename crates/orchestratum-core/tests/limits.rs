@@ -2,10 +2,12 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a case that cannot go on says where")]
 
+mod alone;
+
 use std::sync::mpsc;
 use std::thread;
 
-use orchestratum_core::{Context, Error, Orchestrator, Outcome};
+use orchestratum_core::{Error, Outcome};
 use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -47,13 +49,7 @@ impl Holder {
 #[tokio::test]
 async fn a_worker_that_gets_no_thread_says_so_and_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::builder()
-        .database(format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display()))
-        .migrate()
-        .executor("k", |(): (), _: Context| async move { Ok(()) })
-        .build()
-        .await
-        .unwrap();
+    let orchestrator = alone::orchestrator(&folder).await;
     // None for the engine; one, and so none for its heartbeat.
     for threads in [0, 1] {
         let mut holders: Vec<Holder> = (0..LEFT_STACKS).map(|_| Holder::new()).collect();

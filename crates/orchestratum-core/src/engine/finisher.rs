@@ -11,7 +11,7 @@ use crate::engine::attempt::{Attempt, Finished};
 use crate::engine::backoff::Backoff;
 use crate::engine::held::Holdings;
 use crate::engine::wake::PollerWake;
-use crate::engine::{Shared, answer, guarded, is_about_the_batch, quietly, storable};
+use crate::engine::{Shared, answer, guarded, is_about_the_batch, quietly, storable, tell_of_end};
 use crate::error::{Error, Result};
 use crate::outcome::Ending;
 use crate::state::State;
@@ -243,16 +243,8 @@ impl Settler {
         let (report, claimed) = (&finished.report, &finished.attempt.claimed);
         let (id, key, attempt) = (claimed.id, claimed.lane.key.as_str(), claimed.attempt);
         match settled {
-            Settled::Now(State::Completed) => {
-                tracing::debug!(target: "orchestratum::complete", %id, key, attempt, "completed");
-            }
-            Settled::Now(State::Failed) => {
-                tracing::error!(target: "orchestratum::fail", %id, key, attempt, ending = ?report.ending, "failed for good");
-            }
-            Settled::Now(State::Canceled) => {
-                tracing::info!(target: "orchestratum::cancel", %id, key, attempt, "canceled");
-            }
-            Settled::Now(State::Pending | State::Blocked | State::Running) => {
+            Settled::Now(state) if state.has_ended() => tell_of_end(report.lease, key, state, &report.ending),
+            Settled::Now(_) => {
                 let (delay, snoozed) = match report.ending {
                     Ending::RetryAfter(delay, _) => (delay, false),
                     Ending::Snoozed(delay) => (delay, true),
