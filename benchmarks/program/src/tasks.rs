@@ -1,7 +1,7 @@
 //! What a program does, one function a task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -22,6 +22,9 @@ const BATCH: u64 = 50;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pick-ups are sampled no longer than this: a library that polls every few seconds shows it soon enough.
 const SAMPLING: Duration = Duration::from_secs(20);
+
+/// The runner has said `stop`, and what is under way may break off.
+pub(crate) static LEAVES: AtomicBool = AtomicBool::new(false);
 
 pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
     let worked = matches!(options.task, Task::Work | Task::Pickup);
@@ -56,6 +59,7 @@ pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
     while runner.next().await == "left" {
         say(&json!({ "left": queue.left().await? }));
     }
+    LEAVES.store(true, Ordering::Relaxed);
     if worked {
         queue.stop().await?;
     }

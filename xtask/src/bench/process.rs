@@ -87,7 +87,11 @@ impl Process {
     pub(crate) fn stop(mut self) -> Result<()> {
         self.tell("stop")?;
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { bail!("the program ended with {status}") }
+        if status.success() {
+            return Ok(());
+        }
+        let error = self.lines.iter().find_map(|line| line.get("error").cloned()).unwrap_or_default();
+        bail!("the program ended with {status}: {error}")
     }
 
     pub(crate) fn cpu_us(&self) -> u64 {

@@ -8,6 +8,7 @@ use super::{Figure, Plan, Subject};
 use crate::bench::kernel::WritesEarly;
 use crate::bench::measurement::{lossy, quantile};
 use crate::bench::process::{counts, times};
+use crate::bench::programs::is_judged;
 
 /// What may be left at any moment, and when the last append has returned: a quarter of a second's commands.
 const FLAT: f64 = 0.25;
@@ -20,7 +21,8 @@ const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
     let mut flat = highest_flat_rate(subject, plan)?;
-    if subject.program.name != "orchestratum" || flat == 0 {
+    // Peers do not say when something is durably done.
+    if !is_judged(subject.program.name) || flat == 0 {
         return Ok(vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)]);
     }
     // A rate of which four fifths cannot be held for a minute was not one that stays flat.
