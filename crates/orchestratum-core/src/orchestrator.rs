@@ -17,6 +17,7 @@ use crate::inspect::{AttemptInfo, CommandInfo, Count, Ending, Filter, Outcome, P
 use crate::services::Services;
 use crate::state::State;
 use crate::store::operate::Canceled;
+use crate::store::purge;
 
 /// The handle of an application: cheap to clone, to be shared by all its tasks.
 ///
@@ -213,7 +214,7 @@ impl Orchestrator {
             return Ok(0);
         }
         loop {
-            let purged = self.shared.store.purge(&states, age, after, 500).await?;
+            let purged = self.shared.store.purge(&states, age, after, purge::BATCH).await?;
             count += purged.count;
             after = purged.next;
             if after.is_none() {

@@ -17,8 +17,8 @@ use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::state::State;
-use crate::store::Store;
 use crate::store::instance::{Held, Instances};
+use crate::store::{Store, purge};
 
 /// The housekeeping loop.
 #[derive(Debug)]
@@ -49,8 +49,6 @@ pub(crate) struct Purging {
     after: Option<CommandId>,
 }
 
-/// How many ended commands one transaction of a purge looks at.
-const PURGE_BATCH: usize = 500;
 /// How often a purge starts. Between two transactions it rests for as long as the last one took: a purge of millions
 /// leaves room for work, and yet keeps up with as many commands as can be run.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
@@ -188,7 +186,7 @@ impl Housekeeper {
         };
         let mut next = None;
         if let Some(kept) = kept {
-            let purged = self.answer(self.store.purge(states, kept, after, PURGE_BATCH)).await?;
+            let purged = self.answer(self.store.purge(states, kept, after, purge::BATCH)).await?;
             if purged.count > 0 {
                 tracing::info!(target: "orchestratum::purge", count = purged.count, ?states, "purged");
             }

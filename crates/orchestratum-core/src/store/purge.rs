@@ -1,8 +1,9 @@
 //! Purge: ended commands leave the database, a few at a time.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use sea_orm::DbErr;
+use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
 use crate::command::CommandId;
@@ -11,6 +12,10 @@ use crate::state::State;
 use crate::store::instance::micros;
 use crate::store::sql::{Columns, NOT_COMPLETED, Sql};
 use crate::store::{Store, execute_in, rows_in};
+
+/// How many commands one step of a purge looks at: so many that its commit and its round trips weigh little, and so few
+/// that it holds up nothing else.
+pub(crate) const BATCH: usize = 2_000;
 
 /// What one step of a purge did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +51,17 @@ impl Store {
                         old.push(id);
                     }
                 }
-                if !old.is_empty() && self.backend.locks_rows() {
-                    // An operator may be about to retry one.
-                    let sql = self.sql("SELECT id FROM ").rows_of("orchestratum_ended", "id", &old);
-                    let rows = rows_in(transaction, sql.text(" FOR UPDATE SKIP LOCKED")).await?;
-                    old = rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<_, DbErr>>()?;
+                if !old.is_empty() {
+                    // Waits for an operator who is about to retry one of them, and then finds that it is not there any more.
+                    let delete =
+                        Sql::delete(self.backend, "orchestratum_ended", "id", &old).text(" AND finished_at < ");
+                    let count = execute_in(transaction, before(delete, age)).await?;
+                    if count < old.len() as u64 {
+                        old = without(&old, &self.kept(transaction, &old).await?);
+                    }
                 }
                 if !old.is_empty() {
-                    for (table, column) in [
-                        ("orchestratum_attempts", "command_id"),
-                        ("orchestratum_ended", "id"),
-                        ("orchestratum_commands", "id"),
-                    ] {
+                    for (table, column) in [("orchestratum_attempts", "command_id"), ("orchestratum_commands", "id")] {
                         execute_in(transaction, Sql::delete(self.backend, table, column, &old)).await?;
                     }
                 }
@@ -65,6 +69,18 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Those of these commands that somebody has moved meanwhile: they run again, or have ended again.
+    async fn kept(&self, transaction: &DatabaseTransaction, ids: &[Uuid]) -> Result<HashSet<Uuid>> {
+        let mut kept = HashSet::new();
+        for table in ["orchestratum_live", "orchestratum_ended"] {
+            let sql = self.sql(&format!("SELECT {table}.id FROM ")).rows_of(table, "id", ids);
+            for row in rows_in(transaction, sql).await? {
+                kept.insert(Columns::new(&row).take::<Uuid>()?);
+            }
+        }
+        Ok(kept)
     }
 
     /// The next ended commands by id, and whether each is to be removed.
@@ -76,11 +92,7 @@ impl Store {
         after: Option<CommandId>,
         limit: usize,
     ) -> Sql {
-        let sql = sql
-            .text("SELECT id, CASE WHEN finished_at < ")
-            .now()
-            .text(" - ")
-            .bind(micros(age))
+        let sql = before(sql.text("SELECT id, CASE WHEN finished_at < "), age)
             .text(" AND state")
             .any_text(states.iter().map(|state| state.as_str()))
             .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
@@ -94,4 +106,13 @@ impl Store {
         };
         sql.text(" ORDER BY id LIMIT ").bind(i64::try_from(limit).unwrap_or(i64::MAX))
     }
+}
+
+/// So long ago by the database's clock, worked out once and not for each row.
+fn before(sql: Sql, age: Duration) -> Sql {
+    sql.text("(SELECT ").now().text(") - ").bind(micros(age))
+}
+
+fn without(ids: &[Uuid], kept: &HashSet<Uuid>) -> Vec<Uuid> {
+    ids.iter().copied().filter(|id| !kept.contains(id)).collect()
 }

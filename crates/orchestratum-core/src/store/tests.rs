@@ -432,6 +432,32 @@ on_every_backend! {
         drop(abandoned);
     }
 
+    async fn a_purge_leaves_alone_what_an_operator_retries_meanwhile(world) {
+        let table = Table::new(world).await;
+        for _ in 0..20 {
+            let id = table.in_state(State::Canceled, "q").await;
+            let purge = async {
+                let mut purged = 0;
+                // What has ended in this very millisecond is not older than nothing.
+                while purged == 0 && table.rows(id).await.1 == 1 {
+                    purged = table.store.purge(&[State::Canceled], Duration::ZERO, None, 10).await.unwrap().count;
+                }
+                purged
+            };
+            let (retried, purged) = tokio::join!(table.store.retry(id), purge);
+            let sql = table.store.sql("SELECT id FROM orchestratum_commands WHERE id = ").bind(id.as_uuid());
+            let there = table.store.rows(sql).await.unwrap().len();
+            assert_eq!((there, table.rows(id).await, purged), if retried.is_ok() { (1, (1, 0), 0) } else { (0, (0, 0), 1) });
+            if retried.is_ok() {
+                table.store.cancel(id).await.unwrap();
+                until("it is removed", async || {
+                    table.store.purge(&[State::Canceled], Duration::ZERO, None, 10).await.unwrap().count == 1
+                })
+                .await;
+            }
+        }
+    }
+
     async fn a_claim_reads_the_due_index_and_nothing_else(world) {
         let table = Table::new(world).await;
         for _ in 0..3 {
