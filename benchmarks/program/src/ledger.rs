@@ -65,11 +65,11 @@ pub fn is_watched(i: u64) -> bool {
     i.is_multiple_of(100) && LEDGER.get().is_some_and(|ledger| !ledger.finished.is_empty())
 }
 
-/// Command `i` is appended now.
-pub(crate) fn appended(i: u64) {
+/// Command `i` was to be appended at this time.
+pub(crate) fn appended(i: u64, due: u64) {
     let time = LEDGER.get().and_then(|ledger| ledger.times.get(usize::try_from(i).unwrap_or(usize::MAX)));
     if let Some(time) = time {
-        time.store(now(), Ordering::Relaxed);
+        time.store(due, Ordering::Relaxed);
     }
 }
 

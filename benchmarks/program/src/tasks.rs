@@ -147,27 +147,29 @@ async fn pickup<Q: Queue>(queue: &Q, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Appends at a rate in small batches, or one by one with gaps; notes when each call began.
+/// Appends at a rate in small batches, noting when each was due, also when this process was late; or one by one with
+/// gaps, noting when each call began.
 async fn produce<Q: Queue>(queue: &Q, options: &Options) -> Result<()> {
     if options.rate == 0 {
         for i in options.from..options.n {
-            ledger::appended(i);
+            ledger::appended(i, ledger::now());
             queue.append(Payload::new(i)).await?;
             tokio::time::sleep(Duration::from_millis(options.gap_ms)).await;
         }
         return Ok(());
     }
-    let started = tokio::time::Instant::now();
+    let (started, clock) = (tokio::time::Instant::now(), ledger::now());
     let mut tasks = JoinSet::new();
     let mut next = options.from;
     while next < options.n {
         let end = options.n.min(next + BATCH);
         let due = Duration::from_secs_f64(lossy(end - options.from) / lossy(options.rate));
         tokio::time::sleep_until(started + due).await;
+        let due = clock + u64::try_from(due.as_nanos())?;
         let (queue, batch) = (queue.clone(), next..end);
         next = end;
         tasks.spawn(async move {
-            batch.clone().for_each(ledger::appended);
+            batch.clone().for_each(|i| ledger::appended(i, due));
             queue.append_all(batch.map(Payload::new).collect()).await
         });
         while let Some(ended) = tasks.try_join_next() {

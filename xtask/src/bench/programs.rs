@@ -52,6 +52,13 @@ const PROGRAMS: [Program; 9] = [
     program("pg-boss", &[Kind::Postgres], BOTH, Build::Node),
 ];
 
+impl Program {
+    /// Whether it notices what another process appends. effectum's queue belongs to one process.
+    pub(crate) fn shares(&self) -> bool {
+        self.name != "effectum"
+    }
+}
+
 /// Whether the run fails when this program is wrong; of a peer the table only says so.
 pub(crate) fn is_judged(program: &str) -> bool {
     PROGRAMS.iter().any(|known| known.name == program && known.build == Build::Ours)

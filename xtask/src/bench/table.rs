@@ -8,7 +8,7 @@ use super::measurement::{Measurement, median};
 /// Which figures get a column, and what it is called.
 const COLUMNS: [(&str, &str); 20] = [
     ("jobs_per_s", "jobs/s"),
-    ("jobs_per_s_purged", "with purge"),
+    (PURGED, "with purge"),
     ("share_of_undisturbed", "of undisturbed"),
     ("start_p50_ms", "start p50 ms"),
     ("start_p95_ms", "start p95 ms"),
@@ -28,6 +28,8 @@ const COLUMNS: [(&str, &str); 20] = [
     ("wrong", "wrong"),
     ("failed", "failed"),
 ];
+
+const PURGED: &str = "jobs_per_s_purged";
 
 type Key<'a> = (&'a str, &'a str, &'a str);
 
@@ -70,8 +72,12 @@ fn table(measurements: &[&Measurement]) -> String {
         COLUMNS.iter().filter(|(metric, _)| measurements.iter().any(|m| m.metric == *metric)).collect();
     let mut text = "| case | program | variant |".to_owned();
     columns.iter().for_each(|(_, title)| text.push_str(&format!(" {title} |")));
-    text.push_str(" beside ours |\n|---|---|---|");
-    text.push_str(&"---:|".repeat(columns.len() + 1));
+    // What others delete at once ours removes later: they stand beside the rate to which that is added, too.
+    let is_purged = measurements.iter().any(|m| m.metric == PURGED);
+    text.push_str(" beside ours |");
+    text.push_str(if is_purged { " beside ours with purge |" } else { "" });
+    text.push_str("\n|---|---|---|");
+    text.push_str(&"---:|".repeat(columns.len() + 1 + usize::from(is_purged)));
     for row in rows {
         let (case, program, variant) = row;
         let _ = write!(text, "\n| {case} | {program} | {variant} |");
@@ -82,6 +88,12 @@ fn table(measurements: &[&Measurement]) -> String {
         let ours = values.get(&((case, "orchestratum", variant), "jobs_per_s"));
         let ratio = ours.zip(values.get(&(row, "jobs_per_s"))).map(|(ours, theirs)| median(theirs) / median(ours));
         let _ = write!(text, " {} |", ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")));
+        if is_purged {
+            let ours = values.get(&((case, "orchestratum", variant), PURGED));
+            let theirs = values.get(&(row, PURGED)).or_else(|| values.get(&(row, "jobs_per_s")));
+            let ratio = ours.zip(theirs).map(|(ours, theirs)| median(theirs) / median(ours));
+            let _ = write!(text, " {} |", ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")));
+        }
     }
     text.push('\n');
     text

@@ -9,6 +9,7 @@ use awa::{Client, InsertOpts, JobArgs, JobResult, QueueConfig, QueueStorage, Que
 use orchestratum_bench_program::{Options, Payload, Queue, work};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Handle;
 
 fn main() -> ExitCode {
@@ -39,10 +40,12 @@ impl Queue for Awa {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     async fn open(options: &Options) -> Result<Self> {
-        let pool = PgPool::connect(&options.url).await?;
+        // The driver asks each connection whether it lives before each use, unless told otherwise.
+        let pool = PgPoolOptions::new().test_before_acquire(!options.tuned()).connect(&options.url).await?;
         let mut queue = QueueConfig::default();
         if options.tuned() {
             queue.max_workers = 1_024;
+            queue.claimers = 2;
             // Without a deadline a claim is one row for many jobs.
             queue.deadline_duration = Duration::ZERO;
         }

@@ -62,7 +62,7 @@ impl Queue for Effectum {
     async fn start(&self) -> Result<()> {
         let mut builder = Worker::builder(self.queue, ()).jobs([JobRunner::builder(KEY, handle).build()]);
         if self.tuned {
-            builder = builder.min_concurrency(64).max_concurrency(128);
+            builder = builder.min_concurrency(128).max_concurrency(256);
         }
         // Dropped, it would stop.
         std::mem::forget(builder.build().await?);

@@ -44,7 +44,9 @@ impl Queue for Graphile {
 
     /// Also creates the tables: the library offers no worker without.
     async fn open(options: &Options) -> Result<Self> {
-        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(&options.url).await?;
+        // The driver asks each connection whether it lives before each use, unless told otherwise.
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(!options.tuned());
+        let pool = pool.connect(&options.url).await?;
         let mut builder = WorkerOptions::default().pg_pool(pool.clone()).define_job::<Noop>();
         if options.tuned() {
             let batch_delay = Duration::from_millis(2);

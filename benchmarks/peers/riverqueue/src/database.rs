@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use riverqueue::database::{begin_postgres, begin_sqlite_write};
 use riverqueue::migrate::{PostgresMigrator, SqliteMigrator};
+use riverqueue::sqlx::postgres::PgPoolOptions;
 use riverqueue::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use riverqueue::sqlx::{self, PgPool, SqlitePool};
 use riverqueue::{Client, ClientBuilder};
@@ -27,16 +28,19 @@ const LEFT: &str = "SELECT count(*) FROM river_job \
 
 impl Database {
     /// SQLite gets what River's example sets, and commits that survive a power cut.
-    pub(crate) async fn connect(url: &str) -> Result<Self> {
+    ///
+    /// The driver asks each connection whether it lives before each use, unless told otherwise.
+    pub(crate) async fn connect(url: &str, tuned: bool) -> Result<Self> {
         if !url.starts_with("sqlite") {
-            return Ok(Self::Postgres(PgPool::connect(url).await?));
+            let pool = PgPoolOptions::new().test_before_acquire(!tuned);
+            return Ok(Self::Postgres(pool.connect(url).await?));
         }
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        Ok(Self::Sqlite(SqlitePoolOptions::new().connect_with(options).await?))
+        Ok(Self::Sqlite(SqlitePoolOptions::new().test_before_acquire(!tuned).connect_with(options).await?))
     }
 
     pub(crate) fn client(&self) -> ClientBuilder {

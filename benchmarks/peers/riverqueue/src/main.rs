@@ -36,7 +36,7 @@ impl Queue for River {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     async fn open(options: &Options) -> Result<Self> {
-        let database = Database::connect(&options.url).await?;
+        let database = Database::connect(&options.url, options.tuned()).await?;
         let mut workers = Workers::new();
         workers.add_fn(handle)?;
         let mut builder = database.client().workers(workers);

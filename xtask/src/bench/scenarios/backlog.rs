@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::{Figure, Plan, Subject};
 use crate::bench::measurement::{lossy, median};
-use crate::bench::process::Process;
+use crate::bench::process::{Process, counts};
 
 /// Not counted: plans and caches warm up.
 const WARM_UP: u64 = 20_000;
@@ -58,7 +58,9 @@ fn rate(subject: &Subject<'_>, obstacle: &Obstacle, counted: u64) -> Result<(f64
     }
     let n = WARM_UP + STRETCHES * counted + obstacle.waiting;
     subject.fill(&fresh, 0, n)?;
-    let mut worker = subject.start(&fresh, "work", &[("n", n.to_string())])?;
+    let ledger = subject.database.file("ledger");
+    let options = [("n", n.to_string()), ("ledger", ledger.display().to_string())];
+    let mut worker = subject.start(&fresh, "work", &options)?;
     worker.tell("go")?;
     let mut rates = Vec::new();
     let mut begun = wait(&mut worker, WARM_UP)?;
@@ -69,6 +71,8 @@ fn rate(subject: &Subject<'_>, obstacle: &Obstacle, counted: u64) -> Result<(f64
     }
     let memory = worker.peak_rss_mib();
     worker.stop()?;
+    let again = counts(&[ledger], n)?.iter().filter(|count| **count > 1).count();
+    ensure!(again == 0, "{again} commands ran more than once");
     Ok((median(&rates), memory))
 }
 

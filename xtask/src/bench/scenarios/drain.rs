@@ -18,15 +18,19 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan, run: u32) -> Result<Vec
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of commands")]
     let n = ((rate * plan.drain.as_secs_f64()) as u64).clamp(10, 2_000_000);
     let mut figures = Vec::new();
-    // More processes are a matter of our own, looked at once: a peer's row says what it does at its best.
     let ours = subject.program.name == "orchestratum";
-    let more: &[usize] = if ours && run == 1 && !plan.quick { &[1, 2, 4] } else { &[1] };
+    // More processes are looked at once: of peers, whether the better settings are even better in two.
+    let more: &[usize] = match subject.variant {
+        _ if run > 1 || plan.quick => &[1],
+        _ if ours => &[1, 2, 4],
+        "tuned" if subject.program.shares() => &[1, 2],
+        _ => &[1],
+    };
     for processes in more {
         let fresh = subject.set_up()?;
         subject.fill(&fresh, 0, n)?;
         let drained = drain(subject, &fresh, 0..n, *processes)?;
-        let ours_once = ours && run == 1 && *processes == 1;
-        let purged = if ours_once { Some(subject.perform(&fresh, "purge", &[])?) } else { None };
+        let purged = if ours && *processes == 1 { Some(subject.perform(&fresh, "purge", &[])?) } else { None };
         let case = if *processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") };
         figures.extend(drained.figures(&case));
         if let Some(seconds) = purged.and_then(|said| said["seconds"].as_f64()) {
