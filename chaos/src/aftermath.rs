@@ -12,8 +12,9 @@ use crate::fleet::Fleet;
 /// Within this time a worker that has come through a storm runs something again: its loops wait for up to five seconds
 /// after an error, and a new one has a lease of five to wait for.
 const RECOVERY: Duration = Duration::from_secs(20);
-/// Without an end for so long, something waits that could run.
-pub(crate) const STANDSTILL: Duration = Duration::from_secs(120);
+/// Without an end for so long, something waits that could run: what a lost answer has leased is looked for once more after
+/// five minutes, when the server has given up on any connection.
+pub(crate) const STANDSTILL: Duration = Duration::from_secs(330);
 
 /// Lets those that have come through the storm be, until each worker has begun to run something. Returns those that do
 /// not: one whose loop has ended would not be missed when others drain the queue.

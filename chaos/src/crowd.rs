@@ -53,7 +53,7 @@ pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
         let number = u64::from(number);
         let job = Job::new(number, Shape::Single, Duration::ZERO);
         let id = client.append((GOOD[0], job)).await?.id();
-        ledger.note(Entry::Appended { number, id: id.as_uuid(), is_new: true, shape: Shape::Single });
+        ledger.note(Entry::Appended { number, id: id.as_uuid(), shape: Shape::Single, refused: None });
         client.wait::<()>(id).await?;
         times.push(appended.elapsed());
         sleep(PAUSE).await;

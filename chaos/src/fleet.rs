@@ -15,12 +15,14 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::cable;
 use crate::ledger::{Entry, Ledger};
-use crate::process::UNSETTLED;
+use crate::process::{CALM, UNSETTLED, UNSTARTED};
 
 /// As the ledger has them.
-pub(crate) const KILL: &str = "kill -9 of a process";
+pub(crate) const KILL: &str = "kill -9 of a worker";
+const KILL_OF_PRODUCER: &str = "kill -9 of a producer";
 pub(crate) const DEPLOY: &str = "SIGTERM of a process";
 pub(crate) const JUMP: &str = "a clock jumped";
+pub(crate) const OFF: &str = "a clock was off";
 pub(crate) const STARVED: &str = "lack of memory of a process";
 
 /// How a process gets to the database.
@@ -50,8 +52,10 @@ pub(crate) struct Plan {
     pub(crate) clocks: bool,
     /// Whether the first worker is left alone.
     pub(crate) spares_one: bool,
-    /// Behind the last serial of another fleet of the run.
-    pub(crate) last_serial: u32,
+    /// Whether they need no state of a session.
+    pub(crate) poll_only: bool,
+    /// Of what the processes do.
+    pub(crate) seed: u64,
 }
 
 /// How long an orderly end may take: the grace period, half a second to clean up, ten seconds each for a claim that is
@@ -73,9 +77,12 @@ pub(crate) struct Fleet {
 struct Member {
     name: String,
     process: Guarded,
+    /// Its clock is off.
+    is_shifted: bool,
     paused_until: Option<Instant>,
     /// It gets no more memory until then.
     starved_until: Option<Instant>,
+    was_starved: bool,
     /// When it was told to stop.
     told: Option<Instant>,
     /// Since when it is watched, and how long its ledger was then.
@@ -109,8 +116,7 @@ impl Member {
 
 impl Fleet {
     pub(crate) fn start(plan: Plan, ledger: Ledger, random: Rng) -> Result<Self> {
-        let serial = plan.last_serial;
-        let mut fleet = Self { plan, ledger, members: Vec::new(), random, serial, unwell: Vec::new() };
+        let mut fleet = Self { plan, ledger, members: Vec::new(), random, serial: 0, unwell: Vec::new() };
         for number in 0..fleet.plan.workers {
             fleet.add(format!("worker-{number}"), number)?;
         }
@@ -128,8 +134,17 @@ impl Fleet {
     }
 
     fn member(&mut self, name: String, index: usize) -> Result<Member> {
-        let process = self.spawn(&name, index)?;
-        Ok(Member { name, process, paused_until: None, starved_until: None, told: None, watched: (Instant::now(), 0) })
+        let (process, is_shifted) = self.spawn(&name, index)?;
+        Ok(Member {
+            name,
+            process,
+            is_shifted,
+            paused_until: None,
+            starved_until: None,
+            was_starved: false,
+            told: None,
+            watched: (Instant::now(), 0),
+        })
     }
 
     fn replace(&mut self, index: usize) -> Result<()> {
@@ -138,9 +153,11 @@ impl Fleet {
         Ok(())
     }
 
-    fn spawn(&mut self, name: &str, index: usize) -> Result<Guarded> {
+    /// What it does and what its clock says depends on its serial alone, and not on when it is started.
+    fn spawn(&mut self, name: &str, index: usize) -> Result<(Guarded, bool)> {
         self.serial += 1;
         let plan = &self.plan;
+        let mut random = Rng::with_seed(plan.seed.wrapping_add(u64::from(self.serial)));
         let Door { url, namespace } = &plan.doors[index];
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = match namespace {
@@ -152,7 +169,7 @@ impl Fleet {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         for (option, value) in [
             ("--serial", u64::from(self.serial)),
-            ("--seed", self.random.u64(..)),
+            ("--seed", random.u64(..)),
             ("--rate", share(plan.rate)),
             ("--stream", share(plan.stream)),
             ("--lease-ms", millis(plan.lease)),
@@ -165,22 +182,28 @@ impl Fleet {
         if name.starts_with("producer") {
             command.arg("--only-append");
         }
+        if plan.poll_only {
+            command.arg("--poll-only");
+        }
         if plan.spares_one && index == 0 {
             command.arg("--never-deadly");
         }
-        if let (true, Some(shifter)) = (plan.clocks && self.random.u8(..) < 80, install::clock_shifter()) {
+        let shifter = if plan.clocks && random.u8(..) < 80 { install::clock_shifter() } else { None };
+        let is_shifted = shifter.is_some();
+        if let Some(shifter) = shifter {
             let clock = plan.folder.join(format!("{name}.clock"));
-            set_clock(&clock, self.random.i32(-12..12))?;
+            set_clock(&clock, some_hours(&mut random))?;
             // Read again each second.
             command.env("LD_PRELOAD", shifter).env("FAKETIME_TIMESTAMP_FILE", clock);
             command.env("FAKETIME_CACHE_DURATION", "1");
             // Only the calendar is shifted: the ledger wants a clock that all share.
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-            self.ledger.note(Entry::Fault { name: "a clock was off".to_owned() });
+            self.ledger.note(Entry::Fault { name: OFF.to_owned() });
         }
         let log = fs::File::options().create(true).append(true).open(plan.folder.join(format!("{name}.log")))?;
         command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::piped());
-        Guarded::start(command, &Farewell { signal: Signal::KILL, whole_group: false, remove: None })
+        let farewell = Farewell { signal: Signal::KILL, whole_group: false, remove: None };
+        Ok((Guarded::start(command, &farewell)?, is_shifted))
     }
 
     /// The process id of the first worker.
@@ -188,13 +211,26 @@ impl Fleet {
         self.members[0].process.pid()
     }
 
-    pub(crate) const fn last_serial(&self) -> u32 {
-        self.serial
-    }
-
     /// Any but one that is left alone.
     fn draw(&mut self) -> usize {
         self.random.usize(usize::from(self.plan.spares_one)..self.members.len())
+    }
+
+    /// A worker four times in five, but for one that is left alone.
+    fn draw_worker(&mut self) -> usize {
+        let workers = usize::try_from(self.plan.workers).unwrap_or(usize::MAX);
+        let spared = usize::from(self.plan.spares_one);
+        let has_producers = self.members.len() > workers;
+        if workers <= spared || has_producers && self.random.u8(..5) == 0 {
+            self.draw()
+        } else {
+            self.random.usize(spared..workers)
+        }
+    }
+
+    /// Lets all of them append nothing any more; what is under way is dropped.
+    pub(crate) fn calm(&self) -> Result<()> {
+        Ok(fs::write(self.plan.folder.join(CALM), "")?)
     }
 
     /// Replaces who has ended, and wakes who has slept long enough.
@@ -230,7 +266,8 @@ impl Fleet {
         let starved = member.starved_until.is_some() && status.signal() == Some(Signal::SEGV.as_raw());
         let aborted = starved || status.signal() == Some(Signal::ABORT.as_raw());
         let is_unsettled = status.code() == Some(UNSETTLED);
-        let in_order = member.told.is_some() && (status.success() || is_unsettled);
+        let is_unstarted = status.code() == Some(UNSTARTED) && member.was_starved;
+        let in_order = is_unstarted || member.told.is_some() && (status.success() || is_unsettled);
         if !in_order && !aborted {
             self.unwell.push(format!("{process} ended by itself: {status}"));
         }
@@ -262,6 +299,7 @@ impl Fleet {
                 self.ledger.note(Entry::Starved { process: member.ledger_name() });
                 member.limit_memory(Some(pages * u64::try_from(page_size())?))?;
                 member.starved_until = Some(Instant::now() + time);
+                member.was_starved = true;
                 self.ledger.note(Entry::Fault { name: STARVED.to_owned() });
             }
         }
@@ -279,11 +317,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// `kill -9` of anyone.
+    /// `kill -9` of anyone but those that sleep or end: they are to be seen waking and ending.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        let index = self.draw();
-        self.kill_one(index)?;
-        self.ledger.note(Entry::Fault { name: KILL.to_owned() });
+        let index = self.draw_worker();
+        let member = &self.members[index];
+        if member.paused_until.is_none() && member.told.is_none() {
+            let name = if member.name.starts_with("worker") { KILL } else { KILL_OF_PRODUCER };
+            self.kill_one(index)?;
+            self.ledger.note(Entry::Fault { name: name.to_owned() });
+        }
         Ok(())
     }
 
@@ -319,10 +361,11 @@ impl Fleet {
 
     /// A clock that is off already is off by other hours at once.
     pub(crate) fn jump(&mut self) -> Result<()> {
-        let index = self.random.usize(..self.members.len());
-        let clock = self.plan.folder.join(format!("{}.clock", self.members[index].name));
-        if clock.exists() {
-            set_clock(&clock, self.random.i32(-12..12))?;
+        let shifted: Vec<usize> = (0..self.members.len()).filter(|index| self.members[*index].is_shifted).collect();
+        if !shifted.is_empty() {
+            let member = &self.members[shifted[self.random.usize(..shifted.len())]];
+            let clock = self.plan.folder.join(format!("{}.clock", member.name));
+            set_clock(&clock, some_hours(&mut self.random))?;
             self.ledger.note(Entry::Fault { name: JUMP.to_owned() });
         }
         Ok(())
@@ -342,7 +385,7 @@ impl Fleet {
 
     /// SIGSTOP for longer than the lease.
     pub(crate) fn pause(&mut self) -> Result<()> {
-        let index = self.draw();
+        let index = self.draw_worker();
         let longer = Duration::from_millis(self.random.u64(500..4_000));
         let member = &mut self.members[index];
         if member.paused_until.is_none() {
@@ -385,6 +428,12 @@ impl Fleet {
         }
         Ok(self.unwell)
     }
+}
+
+/// By half a day at most, and by no less than an hour.
+fn some_hours(random: &mut Rng) -> i32 {
+    let hours = random.i32(1..=12);
+    if random.bool() { hours } else { -hours }
 }
 
 /// Renamed into place: whoever reads it meanwhile sees one or the other.

@@ -22,13 +22,15 @@ pub(crate) struct Job {
     /// No handler may begin before, by the monotonic clock that all processes share: when it was asked for, and the
     /// delay.
     pub(crate) not_before: u64,
+    /// The number of the first of those that are appended at once.
+    pub(crate) batch: Option<u64>,
 }
 
 impl Job {
     /// One that is about to be asked for.
     pub(crate) fn new(number: u64, shape: Shape, delay: Duration) -> Self {
         let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-        Self { number, shape, not_before: ledger::now().saturating_add(delay) }
+        Self { number, shape, not_before: ledger::now().saturating_add(delay), batch: None }
     }
 }
 
@@ -39,6 +41,8 @@ pub(crate) const GOOD: [&str; 9] =
 pub(crate) const BAD: [&str; 2] = ["failing", "stuck"];
 /// Kills its process twice.
 pub(crate) const DEADLY: &str = "deadly";
+/// Kills its process whenever it runs, and must be parked.
+pub(crate) const FATAL: &str = "fatal";
 /// What another one appends when it completes.
 pub(crate) const AFTER_SUCCESS: &str = "after-success";
 /// What another one appends when it fails or is canceled.
@@ -74,22 +78,26 @@ pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>
             anyhow::Ok(())
         }
     });
-    let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, AFTER_SUCCESS, AFTER_FAILURE]);
+    let keys = GOOD.into_iter().chain(BAD).chain([DEADLY, FATAL, AFTER_SUCCESS, AFTER_FAILURE]);
     for key in keys {
-        if never_deadly && key == DEADLY {
+        if never_deadly && [DEADLY, FATAL].contains(&key) {
             builder = builder.remote(key);
             continue;
         }
         builder = builder.executor(key, move |job: Job, context: Context| async move {
             let ledger = context.service::<Ledger>()?;
             let Some(id) = context.command_id() else { bail!("a command without an id") };
-            let execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt() };
+            let mut execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt(), failed: false };
             let is_deaf = key == "blocking";
             execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt, is_deaf });
             let mut running = std::pin::pin!(run(key, job, &context));
             tokio::select! {
                 biased;
-                ended = &mut running => return ended,
+                ended = &mut running => {
+                    let is_told = context.is_canceled();
+                    execution.failed = !is_told && ended.as_ref().is_err_and(|error| !error.is::<Verdict>());
+                    return ended;
+                }
                 () = context.canceled() => execution.ledger.note(Entry::Told { id: execution.id, attempt: execution.attempt }),
             }
             running.await
@@ -103,11 +111,13 @@ struct Execution {
     ledger: Arc<Ledger>,
     id: Uuid,
     attempt: u32,
+    failed: bool,
 }
 
 impl Drop for Execution {
     fn drop(&mut self) {
-        self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt });
+        let failed = self.failed || std::thread::panicking();
+        self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt, failed });
     }
 }
 
@@ -134,6 +144,7 @@ async fn run(key: &str, job: Job, context: &Context) -> Result<()> {
         "failing" => bail!("never"),
         "stuck" => std::future::pending().await,
         DEADLY if context.attempt() < 3 => std::process::abort(),
+        FATAL => std::process::abort(),
         _ => Ok(()),
     }
 }

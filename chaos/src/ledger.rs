@@ -3,7 +3,7 @@
 //! A line is with the operating system before the process goes on, so that `kill -9` loses none, and is on the disk a
 //! tenth of a second later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use crate::pulse::Beat;
 
-/// Among the faults.
-pub(crate) const PAUSE: &str = "pause of a process";
+/// Among the faults: one that was let sleep to its end, for longer than the lease.
+pub(crate) const PAUSE: &str = "pause of a worker past its lease";
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +27,8 @@ pub(crate) const PAUSE: &str = "pause of a process";
 pub(crate) enum Entry {
     /// The process has begun; the upper half of the numbers that it gives to commands.
     Began { serial: u32 },
-    /// An append has returned, and its transaction is committed; `is_new` as it said.
-    Appended { number: u64, id: Uuid, is_new: bool, shape: Shape },
+    /// An append has returned, and its transaction is committed, unless it was refused for its unique key.
+    Appended { number: u64, id: Uuid, shape: Shape, refused: Option<Refused> },
     /// An append or its commit returned an error, or nobody waited for it any more: it may have happened or not.
     Unsure { number: u64, shape: Shape, error: String },
     /// The transaction of an append was rolled back.
@@ -42,8 +42,9 @@ pub(crate) enum Entry {
     Started { id: Uuid, attempt: u32, is_deaf: bool },
     /// A handler was told that its lease is lost, its time is up or it is canceled.
     Told { id: Uuid, attempt: u32 },
-    /// A handler has ended, or its future was dropped.
-    Ended { id: Uuid, attempt: u32 },
+    /// A handler has ended, or its future was dropped; `failed` when it was not told to stop and returned an error that
+    /// is none of the verdicts, or panicked.
+    Ended { id: Uuid, attempt: u32, failed: bool },
     /// The rig is about to end this process without a word, or has found that it has ended, by `abort` or otherwise.
     Died { process: String, aborted: bool },
     /// The process was told to stop and has ended in order: it has written down the fate of all that it appended.
@@ -74,6 +75,14 @@ pub(crate) enum Shape {
     Unique,
     Chained,
     Delayed,
+}
+
+/// What an append was told that came upon another command with its unique key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    pub(crate) unique_key: String,
+    /// When it was asked for.
+    pub(crate) asked: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,16 +172,51 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Record>> {
 }
 
 /// How often each fault came.
-pub(crate) fn faults(records: &[Record]) -> BTreeMap<String, usize> {
+pub(crate) fn faults(records: &[Record], lease: Duration) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
+    let mut asleep: HashMap<&str, u64> = HashMap::new();
     for record in records {
         let name = match &record.entry {
+            Entry::Paused { process } => {
+                asleep.insert(process, record.at);
+                continue;
+            }
+            Entry::Resumed { process } => {
+                let slept = asleep.remove(process.as_str()).map_or(0, |since| record.at - since);
+                let is_long = Duration::from_nanos(slept) >= lease;
+                if is_long && process.starts_with("worker") { PAUSE } else { "pause of a producer, or a short one" }
+            }
+            Entry::Died { process, .. } if asleep.remove(process.as_str()).is_some() => "death of a paused process",
             Entry::Died { .. } | Entry::Left { .. } => "end of a process",
-            Entry::Paused { .. } => PAUSE,
             Entry::Fault { name } => name,
             _ => continue,
         };
         *counts.entry(name.to_owned()).or_default() += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_worker_that_has_slept_through_its_lease_counts_as_paused() {
+        let record = |second: u64, entry: Entry| Record { at: second * 1_000_000_000, process: "rig".into(), entry };
+        let paused = |name: &str| Entry::Paused { process: name.to_owned() };
+        let resumed = |name: &str| Entry::Resumed { process: name.to_owned() };
+        let records = [
+            record(1, paused("worker-0-7")),
+            record(1, paused("worker-1-8")),
+            record(1, paused("worker-2-9")),
+            record(1, paused("producer-0-10")),
+            record(3, resumed("worker-1-8")),
+            record(4, Entry::Died { process: "worker-2-9".to_owned(), aborted: false }),
+            record(7, resumed("worker-0-7")),
+            record(7, resumed("producer-0-10")),
+        ];
+        let counts = faults(&records, Duration::from_secs(5));
+        assert_eq!(counts.get(PAUSE), Some(&1));
+        assert_eq!(counts.values().sum::<usize>(), 4);
+    }
 }

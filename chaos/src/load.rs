@@ -12,19 +12,19 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, DEADLY, GOOD, Job};
-use crate::ledger::{self, Entry, Ledger, Shape};
+use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, DEADLY, FATAL, GOOD, Job};
+use crate::ledger::{self, Entry, Ledger, Refused, Shape};
 use crate::process::Arguments;
 use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// Tasks that append at the same time.
 const TASKS: u32 = 4;
 /// Commands of one `append_all`.
-const BULK: u32 = 50;
+pub(crate) const BULK: u32 = 50;
 /// Commands of one `append_all` of the stream.
 const STREAM: u32 = 50;
 /// Unique keys: few, so that they meet.
-const UNIQUE_KEYS: u64 = 10;
+const UNIQUE_KEYS: u64 = 20;
 
 /// Appends plain commands at a steady rate until it is dropped; after an outage it does not make up for it.
 pub(crate) async fn stream(orchestrator: Orchestrator, pulse: Arc<Pulse>, rate: u32) {
@@ -53,19 +53,23 @@ pub(crate) struct Load {
 struct Asked {
     ledger: Ledger,
     job: Job,
+    unique_key: Option<String>,
+    at: u64,
     answered: bool,
 }
 
 impl Asked {
     fn answer(mut self, appended: Result<Appended, impl ToString>) {
         let Job { number, shape, .. } = self.job;
+        let unique_key = self.unique_key.take().unwrap_or_default();
         self.note(match appended {
             Ok(appended) => {
-                let (id, is_new) = (appended.id().as_uuid(), appended.is_new());
+                let id = appended.id().as_uuid();
                 if shape == Shape::RolledBack {
                     Entry::RolledBack { number, id }
                 } else {
-                    Entry::Appended { number, id, is_new, shape }
+                    let refused = (!appended.is_new()).then_some(Refused { unique_key, asked: self.at });
+                    Entry::Appended { number, id, shape, refused }
                 }
             }
             Err(error) => Entry::Unsure { number, shape, error: error.to_string() },
@@ -137,8 +141,8 @@ impl Load {
 
     /// Returns the command that is there now.
     async fn delayed(&self, shape: Shape, delay: Duration) -> Option<CommandId> {
-        let asked = self.ask(shape, delay);
-        let appended = match self.command(asked.job, delay) {
+        let asked = self.ask(shape, delay, shape == Shape::Unique);
+        let appended = match self.command(&asked, delay) {
             Ok(command) => self.orchestrator.append(command).await,
             Err(error) => Err(error),
         };
@@ -148,8 +152,17 @@ impl Load {
     }
 
     async fn bulk(&self) -> u32 {
-        let all: Vec<Asked> = (0..BULK).map(|_| self.ask(Shape::Bulk, Duration::ZERO)).collect();
-        let commands = all.iter().map(|asked| Command::new("quick", &asked.job));
+        // The first one may be refused, and takes none of the others along.
+        let mut all: Vec<Asked> = (0..BULK).map(|index| self.ask(Shape::Bulk, Duration::ZERO, index == 0)).collect();
+        let batch = all.first().map(|asked| asked.job.number);
+        all.iter_mut().for_each(|asked| asked.job.batch = batch);
+        let commands = all.iter().map(|asked| {
+            let command = Command::new("quick", &asked.job)?;
+            Ok(match &asked.unique_key {
+                Some(key) => command.unique(key),
+                None => command,
+            })
+        });
         let appended = match commands.collect::<orchestratum_core::Result<Vec<_>>>() {
             Ok(commands) => self.orchestrator.append_all(commands).await,
             Err(error) => Err(error),
@@ -165,18 +178,18 @@ impl Load {
 
     /// With a row of the application's in the same transaction, which is rolled back or committed.
     async fn within(&self, shape: Shape) {
-        let asked = self.ask(shape, Duration::ZERO);
-        let appended = self.try_within(asked.job).await;
+        let asked = self.ask(shape, Duration::ZERO, shape == Shape::Within && self.draw(4) == 0);
+        let appended = self.try_within(&asked).await;
         asked.answer(appended);
     }
 
-    async fn try_within(&self, job: Job) -> Result<Appended> {
-        let command = self.command(job, Duration::ZERO)?;
+    async fn try_within(&self, asked: &Asked) -> Result<Appended> {
+        let (command, job) = (self.command(asked, Duration::ZERO)?, asked.job);
         let transaction = self.orchestrator.begin().await?;
         let sql = format!("INSERT INTO chaos_orders (number) VALUES ({})", job.number);
         transaction.execute_unprepared(&sql).await?;
         let appended = self.orchestrator.append(command).within(&transaction).await?;
-        if job.shape == Shape::RolledBack {
+        if job.shape == Shape::RolledBack || !appended.is_new() {
             transaction.rollback().await?;
         } else {
             transaction.commit().await?;
@@ -203,8 +216,10 @@ impl Load {
     }
 
     /// One that behaves in some way; the long ones seldom, those that kill their process hardly ever.
-    fn command(&self, job: Job, delay: Duration) -> orchestratum_core::Result<Command> {
+    fn command(&self, asked: &Asked, delay: Duration) -> orchestratum_core::Result<Command> {
+        let job = asked.job;
         let key = match self.draw(2_000) {
+            0 if self.draw(4) == 0 => FATAL,
             0 => DEADLY,
             1..=20 => BAD[usize::try_from(self.draw(2)).unwrap_or(0)],
             21..=300 => GOOD[usize::try_from(self.draw(GOOD.len() as u64)).unwrap_or(0)],
@@ -217,8 +232,12 @@ impl Load {
             "stuck" => command.retry_count(BAD_RETRIES).timeout(Duration::from_millis(300)),
             _ => command,
         };
+        let command = match &asked.unique_key {
+            Some(key) => command.unique(key),
+            None => command,
+        };
         Ok(match job.shape {
-            Shape::Unique => command.unique(format!("key-{}", self.draw(UNIQUE_KEYS))),
+            Shape::Unique => command,
             Shape::Chained => {
                 // A cancel may come before the delay is over.
                 let job = Job::new(job.number, job.shape, Duration::ZERO);
@@ -232,9 +251,10 @@ impl Load {
         })
     }
 
-    fn ask(&self, shape: Shape, delay: Duration) -> Asked {
+    fn ask(&self, shape: Shape, delay: Duration, is_unique: bool) -> Asked {
         let job = Job::new(self.next.fetch_add(1, Ordering::Relaxed), shape, delay);
-        Asked { ledger: self.ledger.clone(), job, answered: false }
+        let unique_key = is_unique.then(|| format!("key-{}", self.draw(UNIQUE_KEYS)));
+        Asked { ledger: self.ledger.clone(), job, unique_key, at: ledger::now(), answered: false }
     }
 
     fn millis(&self, below: u64) -> Duration {

@@ -14,6 +14,15 @@ use crate::ledger::{Entry, Ledger};
 use crate::load::{self, Load};
 use crate::pulse::Pulse;
 
+/// The exit code of a worker for which no thread could be made.
+pub(crate) const UNSTARTED: i32 = 76;
+
+/// From one beat to the next: what a process that dies has not written down.
+pub(crate) const BEAT: Duration = Duration::from_millis(250);
+
+/// A file among the ledgers that ends all appending.
+pub(crate) const CALM: &str = "calm";
+
 /// The exit code of a worker that was told to stop and could not give everything back.
 pub(crate) const UNSETTLED: i32 = 75;
 
@@ -70,26 +79,56 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         orchestrator = connect(&arguments, &ledger, &pulse) => orchestrator,
         () = &mut stop => return Ok(()),
     };
-    if arguments.stream > 0 {
-        tokio::spawn(load::stream(orchestrator.clone(), Arc::clone(&pulse), arguments.stream));
-        tokio::spawn(beat(ledger.clone(), pulse));
-    }
-    let load = Load::new(orchestrator.clone(), ledger, &arguments);
+    let load = Load::new(orchestrator.clone(), ledger.clone(), &arguments);
     let (stop_load, load_stops) = oneshot::channel();
     let loading = (arguments.rate > 0).then(|| tokio::spawn(async move { load.run(load_stops).await }));
+    let streaming = (arguments.stream > 0).then(|| {
+        tokio::spawn(beat(ledger, Arc::clone(&pulse)));
+        tokio::spawn(load::stream(orchestrator.clone(), pulse, arguments.stream))
+    });
     let worker = (!arguments.only_append).then(|| orchestrator.start());
-    stop.await;
+    let is_over = tokio::select! {
+        () = &mut stop => true,
+        () = ended(worker.as_ref()) => true,
+        () = calm(&arguments) => false,
+    };
     drop(stop_load);
+    if let Some(streaming) = streaming {
+        streaming.abort();
+    }
     if let Some(loading) = loading {
         loading.await?;
     }
+    if !is_over {
+        tokio::select! {
+            () = stop => {}
+            () = ended(worker.as_ref()) => {}
+        }
+    }
     match worker.map(Worker::shutdown) {
         Some(shutdown) => match shutdown.await {
-            // The rig knows whether the database was away.
+            // The rig knows whether the database was away, and whether there was memory.
             Err(Error::Unsettled { .. }) => std::process::exit(UNSETTLED),
+            Err(Error::NotRunning) => std::process::exit(UNSTARTED),
             ended => Ok(ended?),
         },
         None => Ok(()),
+    }
+}
+
+/// Ends when a worker does not run, or no more.
+async fn ended(worker: Option<&Worker>) {
+    match worker {
+        Some(worker) => worker.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when nothing is to be appended any more.
+async fn calm(arguments: &Arguments) {
+    let sign = arguments.ledgers.join(CALM);
+    while !sign.exists() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -113,11 +152,11 @@ async fn connect(arguments: &Arguments, ledger: &Ledger, pulse: &Arc<Pulse>) -> 
     }
 }
 
-/// Writes down every second what the process saw of the stream.
+/// Writes down four times a second what the process saw of the stream.
 async fn beat(ledger: Ledger, pulse: Arc<Pulse>) {
-    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(BEAT);
     loop {
-        seconds.tick().await;
+        ticks.tick().await;
         ledger.note(Entry::Beat(pulse.take()));
     }
 }

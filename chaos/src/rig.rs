@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use fastrand::Rng;
+use orchestratum_testbed::install;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
     /// Repeats the faults of another run; drawn if not named.
     #[arg(long)]
     seed: Option<u64>,
-    /// Commands appended in a second: 900 if not named, 4000 in a soak.
+    /// Commands appended in a second: 1500 if not named, 4000 in a soak.
     #[arg(long)]
     rate: Option<u32>,
     /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
@@ -45,6 +46,9 @@ pub(crate) struct Arguments {
     workers: Option<u32>,
     #[arg(long, default_value_t = 5_000)]
     lease_ms: u64,
+    /// Lets the processes need no state of a session, as behind a pooler.
+    #[arg(long)]
+    poll_only: bool,
     /// Where to write the reports, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,13 +86,21 @@ const LONG_ENOUGH: u64 = 60;
 const LONG_ENOUGH_FOR_ALL: u64 = 180;
 /// Commands a second below which a run shows nothing.
 const LEAST: u64 = 50;
+/// In so many seconds...
+const LONG_ENOUGH_FOR_MANY: u64 = 300;
+/// ...everything together has come so often, in a longer run more often accordingly.
+const MANY_COMMANDS: u64 = 100_000;
+const MANY: [(&str, u64); 2] = [(fleet::KILL, 100), (ledger::PAUSE, 10)];
+const MANY_OF_A_SERVER: (&str, u64) = (faults::database::KILL, 10);
+const MANY_PROMOTIONS: (&str, u64) = (faults::failover::PROMOTION, 10);
+const MANY_NODES: (&str, u64) = (faults::galera::NODE, 10);
 
 /// Runs on each database; `false` when a guarantee was broken.
 pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     let kinds =
         if arguments.database.is_empty() { DatabaseKind::value_variants() } else { arguments.database.as_slice() };
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let mut reports = Vec::new();
+    let mut reports: Vec<Report> = Vec::new();
     for kind in kinds {
         let is_possible = match arguments.what {
             What::Network => *kind != DatabaseKind::Sqlite,
@@ -106,15 +118,34 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         if report.as_ref().map_or(true, |report| !report.violations.is_empty()) {
             println!("the ledgers and logs are kept in {}", folder.keep().display());
         }
-        let report = report?;
+        let mut report = report?;
+        report.again = again(*kind, seed, arguments);
         println!("{report}");
         reports.push(report);
+        // Each time, for the next database may get no report.
+        if let Some(path) = &arguments.json {
+            let lines = reports.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+            std::fs::write(path, lines.join("\n") + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
     }
-    if let Some(path) = &arguments.json {
-        let lines = reports.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-        std::fs::write(path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    ensure!(!reports.is_empty(), "none of these databases knows this kind of trouble");
     Ok(reports.iter().all(|report| report.violations.is_empty()))
+}
+
+/// The command that repeats a run on one database.
+fn again(kind: DatabaseKind, seed: u64, arguments: &Arguments) -> String {
+    let name =
+        |value: Option<clap::builder::PossibleValue>| value.map_or_else(String::new, |v| v.get_name().to_owned());
+    let (what, database) = (name(arguments.what.to_possible_value()), name(kind.to_possible_value()));
+    let Arguments { seconds, lease_ms, .. } = arguments;
+    let mut command = format!("cargo xtask chaos {what} --database {database} --seconds {seconds} --seed {seed}");
+    for (option, value) in [("rate", arguments.rate), ("workers", arguments.workers)] {
+        command.extend(value.map(|value| format!(" --{option} {value}")));
+    }
+    command.push_str(&format!(" --lease-ms {lease_ms}"));
+    command.push_str(if arguments.poll_only { " --poll-only" } else { "" });
+    command
 }
 
 async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, folder: &Path) -> Result<Report> {
@@ -164,13 +195,17 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
         producers,
-        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(900) },
+        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(1_500) },
         stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
         keep: is_soak.then_some(soak::KEEP),
         clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
         spares_one: is_soak,
-        last_serial: 0,
+        poll_only: arguments.poll_only,
+        seed,
     };
+    if plan.clocks {
+        install::ensure_clock_shifter()?;
+    }
     let fleet = Arc::new(Mutex::new(Fleet::start(plan.clone(), ledger.clone(), random.fork())?));
 
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
@@ -228,10 +263,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
 
     let fleet = Arc::into_inner(fleet).context("the faults are over")?;
     let mut unwell = aftermath::all_go_on(&fleet).await?;
-    let fleet = fleet.into_inner();
-    let calm = Plan { rate: 0, stream: 0, producers: 0, clocks: false, last_serial: fleet.last_serial(), ..plan };
-    unwell.extend(fleet.stop()?);
-    let fleet = Mutex::new(Fleet::start(calm, ledger.clone(), random.fork())?);
+    // Those that have come through the storm end what is left: new ones would mend what these have broken.
+    fleet.lock().await.calm()?;
     let for_ever = Storm { until: never(), ledger: ledger.clone(), random: random.fork(), pace: 1, lease };
     let drained = async {
         let drained = aftermath::drain(&wire).await?;
@@ -245,12 +278,21 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     unwell.extend(fleet.into_inner().stop()?);
 
     let records = ledger::read(folder)?;
-    let mut report =
-        if is_soak { check::check_what_is_kept(&wire, &records).await? } else { check::check(&wire, &records).await? };
+    // Heartbeats come at a third of the lease. Where neither they nor the server are held up, the lease of a process goes
+    // on for two thirds when it is paused; half of which may go by on a busy machine.
+    let is_undisturbed = matches!(arguments.what, What::Workers | What::Fleet);
+    let leased = if is_undisturbed { u64::try_from(lease.as_nanos() / 3)? } else { 0 };
+    let mut report = if is_soak {
+        check::check_what_is_kept(&wire, &records).await?
+    } else {
+        check::check(&wire, &records, leased).await?
+    };
     if is_soak {
         let windows = soak::windows(&records, &samples);
         report.counts.extend(soak::counts(&windows));
         report.violations.extend(soak::drifts(&windows, arguments.seconds));
+        report.violations.extend(soak::gaps(&windows, plan.stream));
+        report.violations.extend(soak::lost(&records, plan.stream));
         if let Some(path) = &arguments.svg {
             let picture = picture::draw(&name, soak::garbage(kind), &windows, &soak::deaths(&records));
             std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
@@ -265,7 +307,12 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         }
     }
     (report.database, report.seed, report.seconds) = (name, seed, arguments.seconds);
-    report.faults = ledger::faults(&records);
+    report.faults = ledger::faults(&records, lease);
+    if arguments.what == What::Galera {
+        let conflicts = report.faults.get(faults::galera::CONFLICT).copied().unwrap_or(0);
+        let acknowledged = report.counts.get("acknowledged").copied().unwrap_or(0);
+        report.counts.insert("conflicts per thousand commands", conflicts * 1_000 / acknowledged.max(1));
+    }
     report.violations.extend(unwell);
     if !drained {
         let standstill = aftermath::STANDSTILL;
@@ -273,6 +320,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     }
     let wanted = wanted(arguments.what, kind, arguments.seconds / u64::from(pace));
     let impossible = |fault: &&str| *fault == faults::network::PULLED && !has_cables;
+    let few = few(arguments.what, kind, arguments.seconds, &report);
+    report.violations.extend(few);
     let wanted = wanted.into_iter().filter(|fault| !impossible(fault));
     let untried = wanted.filter(|fault| !report.faults.contains_key(*fault));
     report.violations.extend(untried.map(|fault| format!("nothing was tried: no {fault:?}")));
@@ -288,6 +337,29 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     Ok(report)
 }
 
+/// What came too seldom in a long run for what it is to show.
+fn few(what: What, kind: DatabaseKind, seconds: u64, report: &Report) -> Vec<String> {
+    let share = |many: u64| if seconds < LONG_ENOUGH_FOR_MANY { 0 } else { many * seconds / LONG_ENOUGH_FOR_MANY };
+    let mut wanted: Vec<(&str, u64)> = match what {
+        What::All | What::Workers => MANY.to_vec(),
+        What::Failover => vec![MANY_PROMOTIONS],
+        What::Galera => vec![MANY_NODES],
+        _ => Vec::new(),
+    };
+    if matches!(what, What::All | What::Database) && kind != DatabaseKind::Sqlite {
+        wanted.push(MANY_OF_A_SERVER);
+    }
+    let count = |name: &str| u64::try_from(report.faults.get(name).copied().unwrap_or(0)).unwrap_or(u64::MAX);
+    let few = wanted.into_iter().filter(|(name, many)| count(name) < share(*many));
+    let mut few: Vec<String> =
+        few.map(|(name, many)| format!("tried too seldom: {} of {} {name:?}", count(name), share(many))).collect();
+    let acknowledged = u64::try_from(report.counts.get("acknowledged").copied().unwrap_or(0)).unwrap_or(u64::MAX);
+    if what == What::All && acknowledged < share(MANY_COMMANDS) {
+        few.push(format!("tried too seldom: {acknowledged} of {} commands", share(MANY_COMMANDS)));
+    }
+    few
+}
+
 /// The faults without which a run of so many seconds, at the pace of a storm, has shown nothing.
 fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     let of = |part: What| what == part || matches!(what, What::All | What::Soak);
@@ -296,6 +368,8 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     if seconds >= LONG_ENOUGH {
         let workers: &[&str] =
             if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED] } else { &[] };
+        // On SQLite the machine's clock is the database's.
+        let clocks: &[&str] = if of(What::Workers) && is_server { &[fleet::OFF, fleet::JUMP] } else { &[] };
         let server: &[&str] = match what {
             What::Failover => &[faults::failover::PROMOTION],
             What::Galera => &[faults::galera::KILL],
@@ -304,7 +378,7 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
             _ if of(What::Database) => &faults::sqlite::KINDS,
             _ => &[],
         };
-        wanted.extend([workers, server].concat());
+        wanted.extend([workers, clocks, server].concat());
     }
     if seconds >= LONG_ENOUGH_FOR_ALL && is_server {
         let server: &[&str] = if of(What::Database) { &faults::database::KINDS } else { &[] };
@@ -327,10 +401,22 @@ mod tests {
     fn a_run_is_judged_by_the_faults_for_which_it_is_long_enough() {
         assert!(wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH - 1).is_empty());
         let minute = wanted(What::All, DatabaseKind::Postgres, LONG_ENOUGH);
-        assert_eq!(minute, [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED, faults::database::KILL]);
+        let workers = [fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED, fleet::OFF, fleet::JUMP];
+        assert_eq!(minute, [&workers[..], &[faults::database::KILL]].concat());
         let long = wanted(What::All, DatabaseKind::Mariadb, LONG_ENOUGH_FOR_ALL);
         assert!(faults::database::KINDS.iter().chain(&faults::network::KINDS).all(|kind| long.contains(kind)));
         assert_eq!(wanted(What::Database, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_ALL), faults::sqlite::KINDS);
         assert!(wanted(What::Fleet, DatabaseKind::Postgres, LONG_ENOUGH_FOR_ALL).is_empty());
+    }
+
+    #[test]
+    fn a_long_run_is_judged_by_how_often_everything_came() {
+        let mut report = Report::default();
+        assert!(few(What::All, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_MANY - 1, &report).is_empty());
+        assert_eq!(few(What::All, DatabaseKind::Mariadb, LONG_ENOUGH_FOR_MANY, &report).len(), 4);
+        report.faults.extend([(fleet::KILL.to_owned(), 100), (ledger::PAUSE.to_owned(), 9)]);
+        report.counts.insert("acknowledged", 100_000);
+        let few = few(What::All, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_MANY, &report);
+        assert_eq!(few, [format!("tried too seldom: 9 of 10 {:?}", ledger::PAUSE)]);
     }
 }

@@ -13,6 +13,7 @@ use crate::database::DatabaseKind;
 use crate::faults::{Storm, database};
 use crate::fleet::Fleet;
 use crate::ledger::{self, Entry, Record};
+use crate::process::BEAT;
 use crate::pulse::Beat;
 
 /// How much rarer faults are than in a storm.
@@ -189,6 +190,36 @@ pub(crate) fn drifts(windows: &[Window], seconds: u64) -> Vec<String> {
     grown.collect()
 }
 
+/// What makes the curves worth nothing: moments of which nothing is known, and a stream that has dried up.
+pub(crate) fn gaps(windows: &[Window], stream: u32) -> Vec<String> {
+    let known = windows.iter().filter(|window| window.worker_mib.is_some()).count();
+    let mut gaps = Vec::new();
+    if known < windows.len() / 2 {
+        gaps.push(format!("nothing was tried: sizes are known of {known} of {} moments", windows.len()));
+    }
+    let ended = median(windows, |window| Some(window.ended_per_s)).unwrap_or(0.0);
+    if ended < f64::from(stream) / 2.0 {
+        gaps.push(format!("nothing was tried: {ended:.0} commands of the stream ended a second, of {stream}"));
+    }
+    gaps
+}
+
+/// Commands of the stream that were acknowledged and whose handlers have not ended, as far as it was written down: what
+/// a process has seen between its last beat and its death is not.
+pub(crate) fn lost(records: &[Record], stream: u32) -> Option<String> {
+    let (mut appended, mut ended) = (0, 0);
+    for (_, beat) in beats(records) {
+        appended += beat.appended;
+        ended += beat.times.count();
+    }
+    let deaths =
+        records.iter().filter(|record| matches!(record.entry, Entry::Died { .. } | Entry::Left { .. })).count();
+    // All of the stream may run in one process, and after an outage several times as fast.
+    let unwritten = 4.0 * f64::from(stream) * BEAT.as_secs_f64() * lossy(deaths as u64);
+    (lossy(appended) > lossy(ended) + unwritten)
+        .then(|| format!("commands of the stream that were lost: {appended} were acknowledged, {ended} have ended"))
+}
+
 /// The figures of a report, medians over the windows.
 pub(crate) fn counts(windows: &[Window]) -> Counts {
     let whole = |value: fn(&Window) -> Option<f64>| median(windows, value).map_or(0, whole);
@@ -237,5 +268,22 @@ mod tests {
         assert_eq!(drifts(&slower, LONG), ["ms from one end to the next grew from 0.2 to 0.5"]);
         let noisy = holding(|number| 20.0 + f64::from(number % 7));
         assert!(drifts(&noisy, LONG).is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_dries_up_or_loses_something_is_told_of() {
+        let known = holding(|_| 20.0);
+        assert_eq!(gaps(&known, 100).len(), 1);
+        let ended = |window: Window| Window { ended_per_s: 60.0, ..window };
+        let known: Vec<Window> = known.into_iter().map(ended).collect();
+        assert!(gaps(&known, 100).is_empty());
+        let blind: Vec<Window> = known.into_iter().map(|window| Window { worker_mib: None, ..window }).collect();
+        assert_eq!(gaps(&blind, 100).len(), 1);
+        let beat = |appended: u64| {
+            let beat = Beat { appended, ..Beat::default() };
+            [Record { at: 0, process: "worker-0-7".into(), entry: Entry::Beat(beat) }]
+        };
+        assert!(lost(&beat(0), 100).is_none());
+        assert!(lost(&beat(1), 100).is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use orchestratum_testbed::{DatabaseServer as _, Kind, Options, PgBouncer, Postgres, install};
 
@@ -21,10 +21,12 @@ pub(crate) struct Arguments {
 
 /// `false` when a guarantee was broken.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    match arguments.arguments.first().map(String::as_str) {
-        Some("model") => model(),
-        Some("pgbouncer") => pgbouncer(),
-        _ => rig(&arguments.arguments),
+    let arguments: Vec<&str> = arguments.arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["model"] => model(),
+        ["pgbouncer"] => pgbouncer(),
+        [what @ ("model" | "pgbouncer"), ..] => bail!("`{what}` has no options"),
+        _ => rig(&arguments),
     }
 }
 
@@ -54,9 +56,9 @@ fn pgbouncer() -> Result<bool> {
     Ok(cargo(&build, &[])? && cargo(&test, &environment)?)
 }
 
-fn rig(arguments: &[String]) -> Result<bool> {
+fn rig(arguments: &[&str]) -> Result<bool> {
     let mut all = vec!["run", "--release", "--quiet", "--package", "orchestratum-chaos", "--"];
-    all.extend(arguments.iter().map(String::as_str));
+    all.extend(arguments);
     cargo(&all, &[])
 }
 

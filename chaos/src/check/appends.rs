@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::Violations;
 use super::history::History;
 use super::stored::{Command, Stored};
-use crate::ledger::{Entry, Shape};
+use crate::ledger::{Entry, Refused, Shape};
+use crate::load::BULK;
 
 pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
     stored: &Stored,
@@ -21,16 +22,17 @@ pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
     let mut explained = HashSet::new();
     for record in history.records {
         match &record.entry {
-            Entry::Appended { number, id, is_new, shape } => {
+            Entry::Appended { number, id, shape, refused } => {
                 explained.insert(*number);
-                match stored.commands.get(id) {
-                    None => violations.add("acknowledged and lost", format!("{id} ({shape:?})")),
-                    Some(command) if *is_new && command.job.number != *number => {
+                match (stored.commands.get(id), refused) {
+                    (None, _) => violations.add("acknowledged and lost", format!("{id} ({shape:?})")),
+                    (Some(command), None) if command.job.number != *number => {
                         violations.add("acknowledged under the id of another", format!("{id} ({shape:?})"));
                     }
-                    Some(_) => {}
+                    (Some(_), None) => {}
+                    (Some(holder), Some(refused)) => refused_rightly(stored, holder, refused, violations),
                 }
-                if !is_new && by_number.contains_key(number) {
+                if refused.is_some() && by_number.contains_key(number) {
                     violations.add("refused and there", format!("number {number} beside {id}"));
                 }
             }
@@ -61,6 +63,35 @@ pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
     }
     for id in history.executions.keys().filter(|id| !stored.commands.contains_key(id)) {
         violations.add("ran without having been appended", id);
+    }
+}
+
+/// Clocks of one machine, read one after the other.
+const SAME_TIME: i128 = 1_000_000_000;
+
+/// An append is refused for a live command with its key, and for no other.
+fn refused_rightly(stored: &Stored, holder: &Command, refused: &Refused, violations: &mut Violations) {
+    let Refused { unique_key, asked } = refused;
+    let id = holder.row.id;
+    if holder.row.unique_key.as_ref() != Some(unique_key) {
+        violations.add("refused for another key", format!("{unique_key} for {id}, {:?}", holder.row.unique_key));
+    }
+    let ended = holder.finished_at().map(|finished| stored.monotonic(finished));
+    if ended.is_some_and(|ended| ended + SAME_TIME < i128::from(*asked)) {
+        violations.add("refused for one that had ended", format!("{unique_key} for {id}"));
+    }
+}
+
+/// What is appended at once is there as a whole or not at all, whatever became of the answer, but for the one that may
+/// be refused for its unique key.
+pub(super) fn batches_are_whole(stored: &Stored, violations: &mut Violations) {
+    let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
+    let plain = stored.commands.values().filter(|command| command.row.unique_key.is_none());
+    for batch in plain.filter_map(|command| command.job.batch) {
+        *counts.entry(batch).or_default() += 1;
+    }
+    for (batch, count) in counts.into_iter().filter(|(_, count)| *count != BULK - 1) {
+        violations.add("a part of a batch", format!("{count} of {} with the first number {batch}", BULK - 1));
     }
 }
 

@@ -7,7 +7,7 @@ use orchestratum_core::entity::ended;
 use super::Violations;
 use super::history::History;
 use super::stored::{Command, Stored};
-use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, RETRIES};
+use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, FATAL, RETRIES};
 use crate::ledger::Shape;
 
 pub(super) fn everything_ended_as_it_should(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
@@ -54,6 +54,23 @@ fn attempts_are_within_bounds(command: &Command, history: &History<'_>, violatio
     let (id, key) = (&command.row.id, command.row.key.as_str());
     let failures = || command.attempts.iter().filter(|attempt| attempt.kind != "lost_lease");
     let allowed = usize::try_from(command.row.retry_count).unwrap_or(0) + 1;
+    let may_fail = BAD.contains(&key) && !command.is_parked();
+    if command.state() == "failed" && may_fail && failures().count() < allowed {
+        violations.add("failed with retries left", format!("{id} ({key}): {} failures", failures().count()));
+    }
+    if command.row.key == FATAL && !command.is_parked() && !history.cancel_asked.contains(id) {
+        violations.add("killed its process for ever", format!("{id} ended {}", command.state()));
+    }
+    // One that fails of its own doing is told of, if only as a lease that was lost before it could be written down. Not
+    // where the completion was committed, and the handler did not hear of it.
+    let completed = command.ended.as_ref().filter(|ended| ended.state == "completed").map(|ended| ended.attempt);
+    for execution in history.executions_of(id).iter().filter(|execution| execution.failed) {
+        let number = i32::try_from(execution.attempt).ok();
+        let is_told = command.attempts.iter().any(|attempt| Some(attempt.attempt) == number);
+        if !is_told && number != completed && !history.cancel_asked.contains(id) {
+            violations.add("a failure that was not counted", format!("{id} ({key}), attempt {}", execution.attempt));
+        }
+    }
     if failures().count() > allowed || command.has_lost_too_many_leases() {
         violations.add("more attempts than allowed", format!("{id} ({key}): {} failures", failures().count()));
     }

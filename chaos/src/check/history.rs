@@ -17,6 +17,8 @@ pub(super) struct History<'a> {
     /// Commands that somebody asked to cancel.
     pub(super) cancel_asked: HashSet<Uuid>,
     pauses: HashMap<&'a str, Vec<Pause>>,
+    /// For how long the lease of a process that is paused goes on for certain, in nanoseconds.
+    leased: u64,
 }
 
 /// One run of a handler.
@@ -30,6 +32,8 @@ pub(super) struct Execution<'a> {
     pub(super) over: u64,
     /// It cannot hear that it is told to stop, and its attempt may be over before it is.
     pub(super) is_deaf: bool,
+    /// It was not told to stop, and returned an error or panicked.
+    pub(super) failed: bool,
 }
 
 /// When a process stood still.
@@ -39,9 +43,9 @@ struct Pause {
 }
 
 impl<'a> History<'a> {
-    pub(super) fn of(records: &'a [Record]) -> Self {
+    pub(super) fn of(records: &'a [Record], leased: u64) -> Self {
         let cancel_asked = records.iter().filter_map(Record::cancel_asked).collect();
-        Self { records, executions: executions(records), cancel_asked, pauses: pauses(records) }
+        Self { records, executions: executions(records), cancel_asked, pauses: pauses(records), leased }
     }
 
     pub(super) fn executions_of(&self, id: &Uuid) -> &[Execution<'a>] {
@@ -52,12 +56,13 @@ impl<'a> History<'a> {
         self.executions_of(id).iter().any(|execution| i64::from(execution.attempt) == i64::from(attempt))
     }
 
-    /// Whether at this moment the process stood still or had just gone on; and whether all was over, then, that was to be.
+    /// Whether at this moment the process had stood still for so long that its lease may have run out, or had just gone
+    /// on; and whether all was over, then, that was to be.
     pub(super) fn is_excused(&self, process: &str, at: u64, over: u64) -> bool {
         let pauses = self.pauses.get(process).map_or(&[][..], Vec::as_slice);
         pauses.iter().any(|Pause { from, to }| {
             let awake = to.saturating_add(WAKING);
-            *from <= at && at <= awake && over <= awake
+            from.saturating_add(self.leased) <= at && at <= awake && over <= awake
         })
     }
 }
@@ -82,17 +87,21 @@ fn pauses(records: &[Record]) -> HashMap<&str, Vec<Pause>> {
 
 fn executions(records: &[Record]) -> HashMap<Uuid, Vec<Execution<'_>>> {
     let mut executions: HashMap<Uuid, Vec<Execution<'_>>> = HashMap::new();
-    let mut over: HashMap<(Uuid, u32, &str), u64> = HashMap::new();
+    let mut over: HashMap<(Uuid, u32, &str), (u64, bool)> = HashMap::new();
     let mut gone: HashMap<&str, u64> = HashMap::new();
     for record in records {
         match &record.entry {
             Entry::Started { id, attempt, is_deaf } => {
                 let (process, attempt, started, is_deaf) = (&*record.process, *attempt, record.at, *is_deaf);
-                let execution = Execution { process, attempt, started, ended: None, over: u64::MAX, is_deaf };
+                let execution =
+                    Execution { process, attempt, started, ended: None, over: u64::MAX, is_deaf, failed: false };
                 executions.entry(*id).or_default().push(execution);
             }
-            Entry::Told { id, attempt } | Entry::Ended { id, attempt } => {
-                over.entry((*id, *attempt, &record.process)).or_insert(record.at);
+            Entry::Told { id, attempt } => {
+                over.entry((*id, *attempt, &record.process)).or_insert((record.at, false));
+            }
+            Entry::Ended { id, attempt, failed } => {
+                over.entry((*id, *attempt, &record.process)).or_insert((record.at, *failed));
             }
             Entry::Died { process, .. } | Entry::Left { process } => {
                 gone.entry(process).or_insert(record.at);
@@ -102,7 +111,9 @@ fn executions(records: &[Record]) -> HashMap<Uuid, Vec<Execution<'_>>> {
     }
     for (id, executions) in &mut executions {
         for execution in executions {
-            execution.ended = over.get(&(*id, execution.attempt, execution.process)).copied();
+            let ended = over.get(&(*id, execution.attempt, execution.process));
+            execution.ended = ended.map(|(at, _)| *at);
+            execution.failed = ended.is_some_and(|(_, failed)| *failed);
             let gone = gone.get(execution.process).copied().unwrap_or(u64::MAX);
             execution.over = execution.ended.unwrap_or(u64::MAX).min(gone);
         }

@@ -1,13 +1,15 @@
 //! The commands and what became of them, as the database has them.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use orchestratum_core::entity::{attempt, command, ended, live};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, EntityTrait as _, Statement};
 use uuid::Uuid;
 
-use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, DEADLY, Job};
+use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, DEADLY, FATAL, Job};
+use crate::ledger;
 
 /// Lost leases that park a command, as the processes have it by default.
 const LOSSES: usize = 5;
@@ -20,6 +22,8 @@ pub(super) struct Stored {
     pub(super) orders: HashSet<u64>,
     /// How often each command took effect.
     pub(super) effects: HashMap<Uuid, usize>,
+    /// What the monotonic clock said, in nanoseconds, when the database's clock stood at 0: all run on one machine.
+    pub(super) epoch: i128,
 }
 
 pub(super) struct Command {
@@ -49,7 +53,12 @@ impl Command {
     }
 
     pub(super) fn is_deadly(&self) -> bool {
-        self.row.key == DEADLY
+        [DEADLY, FATAL].contains(&self.row.key.as_str())
+    }
+
+    /// When it ended, by the database's clock in microseconds.
+    pub(super) fn finished_at(&self) -> Option<i64> {
+        self.ended.as_ref().map(|ended| ended.finished_at.as_micros())
     }
 
     pub(super) fn is_follow_up(&self) -> bool {
@@ -59,7 +68,7 @@ impl Command {
 
 impl Stored {
     pub(super) async fn read(connection: &DatabaseConnection) -> Result<Self> {
-        let mut stored = Self::default();
+        let mut stored = Self { epoch: epoch(), ..Self::default() };
         for row in command::Entity::find().all(connection).await? {
             let job = serde_json::from_str(&row.payload).context("a payload changed")?;
             let command = Command { row, job, live: None, ended: None, attempts: Vec::new() };
@@ -86,6 +95,11 @@ impl Stored {
         Ok(stored)
     }
 
+    /// The monotonic clock at a time of the database's.
+    pub(super) fn monotonic(&self, micros: i64) -> i128 {
+        self.epoch + i128::from(micros) * 1_000
+    }
+
     fn at(&mut self, id: Uuid, add: impl FnOnce(&mut Command)) {
         match self.commands.get_mut(&id) {
             Some(command) => add(command),
@@ -101,4 +115,9 @@ impl Stored {
         }
         by_number
     }
+}
+
+fn epoch() -> i128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i128::from(ledger::now()) - i128::try_from(since.as_nanos()).unwrap_or_default()
 }

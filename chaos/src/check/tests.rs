@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::job::{AFTER_FAILURE, AFTER_SUCCESS};
 use crate::ledger::{Entry, Shape};
-use world::{SECOND, SERIAL, The, World, is_start_of, number};
+use world::{SECOND, SERIAL, The, World, is_start_of, number, refused};
 
 /// What a sound history is judged to be when it is spoiled so.
 #[track_caller]
@@ -64,6 +64,19 @@ fn attempts_are_bounded() {
         world.run("a", The::Quick, 2).fail(The::Quick, 1, "error").end(The::Quick, "completed", 2);
     });
     finds("failed without having run", |world| world.forget(is_start_of(The::Failing, 2)));
+    finds("failed with retries left", |world| world.of(The::Failing).row.retry_count = 3);
+    finds("killed its process for ever", |world| world.of(The::Deadly).row.key = "fatal".to_owned());
+    finds("a failure that was not counted", |world| {
+        world.start(20, "a", The::Quick, 0).note(
+            21,
+            "a",
+            Entry::Ended { id: The::Quick.id(), attempt: 0, failed: true },
+        );
+    });
+    let mut world = World::sound();
+    world.forget(|entry| matches!(entry, Entry::Ended { id, .. } if *id == The::Effect.id()));
+    world.note(33, "a", Entry::Ended { id: The::Effect.id(), attempt: 1, failed: true });
+    assert_eq!(world.judged(), [""; 0], "its commit went well, and nobody heard of it");
 }
 
 #[test]
@@ -111,9 +124,26 @@ fn what_was_acknowledged_is_there_once() {
     });
     finds("acknowledged under the id of another", |world| world.of(The::Quick).job.number = SERIAL + 101);
     finds("refused and there", |world| {
-        let (number, id) = (number(The::Quick), The::Effect.id());
-        world.note(61, "p", Entry::Appended { number, id, is_new: false, shape: Shape::Unique });
+        let (number, id) = (number(The::Quick), The::FirstUnique.id());
+        world.note(61, "p", Entry::Appended { number, id, shape: Shape::Unique, refused: refused("key", 0) });
     });
+}
+
+#[test]
+fn an_append_is_refused_for_a_live_command_with_its_key_alone() {
+    let refuse = |world: &mut World, id: Uuid, key: &str, asked: u64| {
+        let (number, refused) = (SERIAL + 104, refused(key, asked));
+        world.note(61, "p", Entry::Appended { number, id, shape: Shape::Unique, refused });
+    };
+    finds("refused for another key", |world| refuse(world, The::Quick.id(), "key", 0));
+    finds("refused for another key", |world| refuse(world, The::FirstUnique.id(), "another", 0));
+    finds("refused for one that had ended", |world| refuse(world, The::FirstUnique.id(), "key", 60));
+    finds("acknowledged and lost", |world| refuse(world, Uuid::from_u128(300), "key", 0));
+}
+
+#[test]
+fn what_is_appended_at_once_is_there_as_a_whole() {
+    finds("a part of a batch", |world| world.of(The::Quick).job.batch = Some(SERIAL));
 }
 
 #[test]
@@ -167,12 +197,21 @@ fn two_executions_do_not_believe_in_their_leases_at_once() {
         world.forget(|entry| matches!(entry, Entry::Told { .. }));
         world.note(56, "b", Entry::Told { id: The::Slept.id(), attempt: 1 });
     });
+    finds("two live leases", |world| world.leased = 10 * SECOND);
     // Beside one that is not its neighbor.
     finds("two live leases", |world| {
-        world.start(31, "c", The::Failing, 0).note(35, "c", Entry::Ended { id: The::Failing.id(), attempt: 0 });
+        world.start(31, "c", The::Failing, 0).note(
+            35,
+            "c",
+            Entry::Ended { id: The::Failing.id(), attempt: 0, failed: false },
+        );
     });
     finds("attempts that do not grow", |world| {
-        world.start(58, "a", The::Slept, 1).note(59, "a", Entry::Ended { id: The::Slept.id(), attempt: 1 });
+        world.start(58, "a", The::Slept, 1).note(
+            59,
+            "a",
+            Entry::Ended { id: The::Slept.id(), attempt: 1, failed: false },
+        );
     });
 }
 

@@ -11,6 +11,7 @@ use crate::proxy::Wires;
 
 /// As the ledger has it.
 pub(crate) const KILL: &str = "kill -9 of the node in use";
+pub(crate) const NODE: &str = "kill -9 of a node";
 const KILLS: Duration = Duration::from_secs(15);
 
 /// What the certification of writes has refused, as the nodes count it.
@@ -24,7 +25,10 @@ pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, wires: &Wires) 
         let node = if storm.random.bool() { writer } else { storm.random.usize(..count) };
         note_conflicts(&storm, &cluster.nodes()[node]);
         block_in_place(|| cluster.kill(node))?;
-        storm.note(if node == writer { KILL } else { "kill -9 of another node" });
+        storm.note(NODE);
+        if node == writer {
+            storm.note(KILL);
+        }
         if node == writer {
             tokio::time::sleep(storm.millis(0..3_000)).await;
             writer = (node + 1) % count;

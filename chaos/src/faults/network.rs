@@ -33,7 +33,10 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
             0 => wires.iter().for_each(Proxy::cut),
             1 => {
                 wires.iter().for_each(Proxy::half_open);
-                later.spawn(cut_later(wires.to_vec(), storm.millis(0..20_000)));
+                // One time in three for longer than anyone waits for an answer.
+                let is_long = storm.random.u8(..3) == 0;
+                let time = storm.millis(if is_long { 35_000..60_000 } else { 0..20_000 });
+                later.spawn(cut_later(wires.to_vec(), time));
             }
             2 => {
                 let time = storm.millis(500..12_000);

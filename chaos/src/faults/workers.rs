@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::Storm;
 use crate::fleet::Fleet;
 
-const KILLS: Duration = Duration::from_secs(2);
-const PAUSES: Duration = Duration::from_secs(15);
+const KILLS: Duration = Duration::from_millis(1_600);
+const PAUSES: Duration = Duration::from_secs(10);
 const DEPLOYS: Duration = Duration::from_secs(12);
 const JUMPS: Duration = Duration::from_secs(5);
 const STARVATIONS: Duration = Duration::from_secs(10);

@@ -55,7 +55,9 @@ async fn a_worker_that_gets_no_thread_says_so_and_ends() {
         let mut holders: Vec<Holder> = (0..LEFT_STACKS).map(|_| Holder::new()).collect();
         holders.drain(..threads).for_each(Holder::leave_stack);
         limit(Some(addresses() + SLACK));
-        let ended = orchestrator.start().shutdown_on_signal().await;
+        let worker = orchestrator.start();
+        worker.ended().await;
+        let ended = worker.shutdown_on_signal().await;
         limit(None);
         assert!(matches!(ended, Err(Error::NotRunning)), "with {threads} threads: {ended:?}");
         holders.into_iter().for_each(Holder::leave_stack);

@@ -8,7 +8,7 @@ use crate::check::history::History;
 use crate::check::judged;
 use crate::check::stored::{Command, Stored};
 use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, Job};
-use crate::ledger::{Entry, Record, Shape};
+use crate::ledger::{Entry, Record, Refused, Shape};
 
 /// The upper half of the numbers of the one producer.
 pub(super) const SERIAL: u64 = 1 << 32;
@@ -41,6 +41,7 @@ impl The {
 #[derive(Default)]
 pub(super) struct World {
     pub(super) stored: Stored,
+    pub(super) leased: u64,
     records: Vec<Record>,
 }
 
@@ -78,14 +79,19 @@ impl World {
         world.note(41, "rig", Entry::Paused { process: "b".to_owned() });
         world.note(51, "rig", Entry::Resumed { process: "b".to_owned() });
         world.note(52, "b", Entry::Told { id: The::Slept.id(), attempt: 1 });
-        world.note(53, "a", Entry::Ended { id: The::Slept.id(), attempt: 2 });
+        world.note(53, "a", Entry::Ended { id: The::Slept.id(), attempt: 2, failed: false });
         world.fail(The::Slept, 1, "lost_lease").end(The::Slept, "completed", 2);
         world.note(60, "p", Entry::RolledBack { number: SERIAL + 100, id: Uuid::from_u128(100) });
         world.note(60, "p", Entry::Unsure { number: SERIAL + 101, shape: Shape::Within, error: String::new() });
         world.note(
             61,
             "p",
-            Entry::Appended { number: SERIAL + 102, id: The::Quick.id(), is_new: false, shape: Shape::Unique },
+            Entry::Appended {
+                number: SERIAL + 102,
+                id: The::FirstUnique.id(),
+                shape: Shape::Unique,
+                refused: refused("key", 0),
+            },
         );
         world.note(62, "rig", Entry::Left { process: "p".to_owned() });
         world
@@ -98,7 +104,7 @@ impl World {
 
     pub(super) fn append(&mut self, the: The, key: &str, shape: Shape) -> &mut Self {
         self.store(the.id(), number(the), key, shape);
-        self.note(1, "p", Entry::Appended { number: number(the), id: the.id(), is_new: true, shape })
+        self.note(1, "p", Entry::Appended { number: number(the), id: the.id(), shape, refused: None })
     }
 
     pub(super) fn store(&mut self, id: Uuid, number: u64, key: &str, shape: Shape) -> &mut Self {
@@ -115,7 +121,7 @@ impl World {
             unique_key: None,
             created_at: Timestamp::from_micros(1),
         };
-        let job = Job { number, shape, not_before: SECOND };
+        let job = Job { number, shape, not_before: SECOND, batch: None };
         self.stored.commands.insert(id, Command { row, job, live: None, ended: None, attempts: Vec::new() });
         self
     }
@@ -136,7 +142,7 @@ impl World {
     pub(super) fn run(&mut self, process: &str, the: The, attempt: u32) -> &mut Self {
         let second = 30 + 2 * u64::from(attempt);
         self.start(second, process, the, attempt);
-        self.note(second + 1, process, Entry::Ended { id: the.id(), attempt })
+        self.note(second + 1, process, Entry::Ended { id: the.id(), attempt, failed: false })
     }
 
     pub(super) fn end(&mut self, the: The, state: &str, attempt: i32) -> &mut Self {
@@ -199,8 +205,12 @@ impl World {
     /// The kinds of violations.
     pub(super) fn judged(mut self) -> Vec<&'static str> {
         self.records.sort_by_key(|record| record.at);
-        judged(&self.stored, &History::of(&self.records)).0.into_keys().collect()
+        judged(&self.stored, &History::of(&self.records, self.leased)).0.into_keys().collect()
     }
+}
+
+pub(super) fn refused(unique_key: &str, asked: u64) -> Option<Refused> {
+    Some(Refused { unique_key: unique_key.to_owned(), asked: asked * SECOND })
 }
 
 pub(super) const fn number(the: The) -> u64 {

@@ -92,18 +92,25 @@ impl Worker {
         }
     }
 
+    /// Waits until this worker runs no more. As long as nobody tells it to stop that is when it does not run at all: no
+    /// thread could be made for it, or it has panicked, and [`shutdown`](Self::shutdown) says
+    /// [`Error::NotRunning`]. For a program that serves something beside it, and should end with it.
+    pub async fn ended(&self) {
+        // Without a word the channel closes.
+        let _ = self.ended.clone().wait_for(Option::is_some).await;
+    }
+
     /// Waits for SIGTERM or SIGINT (elsewhere than on Unix, for Ctrl-C), then shuts down. A second signal ends the grace
     /// period. A worker that does not run is waited for no longer.
     ///
     /// # Errors
     /// Like [`shutdown`](Self::shutdown).
     pub async fn shutdown_on_signal(self) -> Result<()> {
-        let mut ended = self.ended.clone();
         tokio::select! {
             () = shutdown_signal() => {
                 tracing::info!(target: "orchestratum::shutdown", "shutting down");
             }
-            _ = ended.wait_for(Option::is_some) => {}
+            () = self.ended() => {}
         }
         let phase = self.phase.clone();
         let shutdown = self.shutdown();
