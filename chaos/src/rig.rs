@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     /// Repeats the faults of another run; drawn if not named.
     #[arg(long)]
     seed: Option<u64>,
-    /// Commands appended in a second: 1500 if not named, 4000 in a soak.
+    /// Commands appended in a second: 2500 if not named, 4000 in a soak.
     #[arg(long)]
     rate: Option<u32>,
     /// Worker processes, 4 if not named, 50 in a fleet; half as many producers, 2 in a fleet.
@@ -195,7 +195,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         lease: Duration::from_millis(arguments.lease_ms),
         workers,
         producers,
-        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(1_500) },
+        rate: if is_soak { soak::MIXTURE } else { arguments.rate.unwrap_or(2_500) },
         stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
         keep: is_soak.then_some(soak::KEEP),
         clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
