@@ -88,7 +88,8 @@ pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>
             let ledger = context.service::<Ledger>()?;
             let Some(id) = context.command_id() else { bail!("a command without an id") };
             let mut execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt(), failed: false };
-            let is_deaf = key == "blocking";
+            // The other ends by its timeout alone, which is noted only when a thread is free to drop it.
+            let is_deaf = ["blocking", "stuck"].contains(&key);
             execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt, is_deaf });
             let mut running = std::pin::pin!(run(key, job, &context));
             tokio::select! {

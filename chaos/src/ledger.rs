@@ -38,7 +38,7 @@ pub(crate) enum Entry {
     /// A cancel has returned; `at_once` when the command was not running. The attempt is what was read behind it, if
     /// there was an answer: no later one may begin.
     Canceled { id: Uuid, at_once: bool, attempt: Option<u32> },
-    /// A handler has begun; a deaf one cannot hear that it is told to stop.
+    /// A handler has begun; a deaf one cannot hear that it is told to stop, or its end is noted late.
     Started { id: Uuid, attempt: u32, is_deaf: bool },
     /// A handler was told that its lease is lost, its time is up or it is canceled.
     Told { id: Uuid, attempt: u32 },

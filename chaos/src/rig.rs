@@ -93,7 +93,8 @@ const MANY_COMMANDS: u64 = 100_000;
 const MANY: [(&str, u64); 2] = [(fleet::KILL, 100), (ledger::PAUSE, 10)];
 const MANY_OF_A_SERVER: (&str, u64) = (faults::database::KILL, 10);
 const MANY_PROMOTIONS: (&str, u64) = (faults::failover::PROMOTION, 10);
-const MANY_NODES: (&str, u64) = (faults::galera::NODE, 10);
+/// A node takes half a minute to come back.
+const MANY_NODES: (&str, u64) = (faults::galera::NODE, 7);
 
 /// Runs on each database; `false` when a guarantee was broken.
 pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {

@@ -30,7 +30,7 @@ pub(super) struct Execution<'a> {
     pub(super) ended: Option<u64>,
     /// When its process had stopped to believe in its lease, or was gone.
     pub(super) over: u64,
-    /// It cannot hear that it is told to stop, and its attempt may be over before it is.
+    /// It cannot hear that it is told to stop, or its end is noted late: its attempt may be over before it is.
     pub(super) is_deaf: bool,
     /// It was not told to stop, and returned an error or panicked.
     pub(super) failed: bool,

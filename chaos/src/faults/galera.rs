@@ -12,7 +12,7 @@ use crate::proxy::Wires;
 /// As the ledger has it.
 pub(crate) const KILL: &str = "kill -9 of the node in use";
 pub(crate) const NODE: &str = "kill -9 of a node";
-const KILLS: Duration = Duration::from_secs(15);
+const KILLS: Duration = Duration::from_secs(5);
 
 /// What the certification of writes has refused, as the nodes count it.
 pub(crate) const CONFLICT: &str = "conflict of two nodes";
