@@ -312,7 +312,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     if arguments.what == What::Galera {
         let conflicts = report.faults.get(faults::galera::CONFLICT).copied().unwrap_or(0);
         let acknowledged = report.counts.get("acknowledged").copied().unwrap_or(0);
-        report.counts.insert("conflicts per thousand commands", conflicts * 1_000 / acknowledged.max(1));
+        report.counts.insert("conflicts per million commands", conflicts * 1_000_000 / acknowledged.max(1));
     }
     report.violations.extend(unwell);
     if !drained {
