@@ -150,4 +150,12 @@ mod tests {
         assert!(table.contains("| 1 process | orchestratum | tuned | 200 (100 to 300) | 1.00 |"), "{table}");
         assert!(table.contains("| 1 process | raw | tuned | 250 | 1.25 |"), "{table}");
     }
+
+    #[test]
+    fn others_stand_beside_our_rate_with_the_purge_too() {
+        let purged = |value: f64| Measurement { metric: PURGED.to_owned(), ..rate("orchestratum", 1, value) };
+        let table = render(&[rate("orchestratum", 1, 200.0), purged(100.0), rate("raw", 1, 300.0)]);
+        assert!(table.contains("| 1 process | orchestratum | tuned | 200 | 100 | 1.00 | 1.00 |"), "{table}");
+        assert!(table.contains("| 1 process | raw | tuned | 300 |  | 1.50 | 3.00 |"), "{table}");
+    }
 }

@@ -33,15 +33,21 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
     if !is_judged(subject.program.name) || flat == 0 {
         return Ok(vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)]);
     }
-    // A rate of which four fifths cannot be held for a minute was not one that stays flat.
-    let most = loop {
-        match hold(subject, flat * 80 / 100, plan.hold, MOST) {
+    // A rate of which a part cannot be held for a minute was not one that stays flat.
+    let held = loop {
+        match hold_parts(subject, flat, plan) {
             Err(_) if flat > 1_000 => flat = flat * 9 / 10,
-            most => break most?,
+            held => break held?,
         }
     };
     let mut figures = vec![Figure::new("flat rate", "jobs_per_s", lossy(flat), 0)];
-    figures.extend(hold(subject, flat / 2, plan.hold, HALF)?);
+    figures.extend(held);
+    Ok(figures)
+}
+
+fn hold_parts(subject: &Subject<'_>, flat: u64, plan: Plan) -> Result<Vec<Figure>> {
+    let most = hold(subject, flat * 80 / 100, plan.hold, MOST)?;
+    let mut figures = hold(subject, flat / 2, plan.hold, HALF)?;
     figures.extend(most);
     if plan.kernel_writes_early {
         let _until_then = WritesEarly::begin().context("vm.dirty_background_bytes is not ours to set")?;
