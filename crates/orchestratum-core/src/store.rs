@@ -136,6 +136,7 @@ impl Store {
         loop {
             match self.try_write(options, &work).await {
                 Err(Error::Database(error)) if self.races(&error) && races < RACES => races += 1,
+                Err(Error::Database(error)) if races < RACES && self.makes_room(&error).await => races = RACES,
                 result => return result,
             }
         }
@@ -167,6 +168,22 @@ impl Store {
         backend::is_conflict(error) && !backend::has_waited(error)
     }
 
+    /// Folds SQLite's write-ahead log into the file, if the disk was full: what is written next begins at its start.
+    ///
+    /// The log holds every version of a page since it was last folded. SQLite does that after a commit; a log that has
+    /// taken the last of the disk, because a reader kept it from being folded, leaves no room for one, and nobody could
+    /// write again although the reader is gone.
+    async fn makes_room(&self, error: &DbErr) -> bool {
+        if !backend::is_file_full(error) {
+            return false;
+        }
+        // Passive waits for no reader. Not within a transaction, which would itself be one.
+        let fold = Statement::from_string(self.backend.to_sea_orm(), "PRAGMA wal_checkpoint(PASSIVE)");
+        let Ok(Some(row)) = self.connection().query_one_raw(fold).await else { return false };
+        let pages = |column| row.try_get_by_index::<i64>(column).ok();
+        pages(1).is_some_and(|in_log| pages(2) == Some(in_log))
+    }
+
     /// Rows of one statement that only reads, or of a whole write that cannot lose a race.
     pub(crate) async fn rows(&self, sql: Sql) -> Result<Vec<QueryResult>> {
         Ok(self.rows_once(sql.build()).await?)
@@ -194,6 +211,7 @@ impl Store {
         loop {
             match once().await {
                 Err(error) if self.races(&error) && races < RACES => races += 1,
+                Err(error) if races < RACES && self.makes_room(&error).await => races = RACES,
                 result => return Ok(result?),
             }
         }

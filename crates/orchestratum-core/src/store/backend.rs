@@ -247,6 +247,11 @@ pub(crate) fn is_file_busy(error: &DbErr) -> bool {
     matches!(code(error), Some(Code::Sqlite(5 | 6)))
 }
 
+/// Whether SQLite found no room for a write.
+pub(crate) fn is_file_full(error: &DbErr) -> bool {
+    matches!(code(error), Some(Code::Sqlite(13)))
+}
+
 /// Whether the same statement may succeed later: a conflict, or a database that is away, full, read-only or starting.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
     if is_conflict(error) || matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) {

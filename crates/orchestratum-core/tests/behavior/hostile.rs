@@ -1,6 +1,5 @@
 //! Databases that refuse, stall, fill up, go away and come back.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -266,43 +265,84 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
-    /// A small file system of its own, where there is permission to mount one.
     async fn a_full_disk_refuses_appends_for_a_while_and_loses_nothing(world) {
-        if world.backend != Backend::Sqlite {
-            // A server's disk is the server's: the rig that fills it is not part of this suite.
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "orchestratum"]).arg(folder.path()).status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            return skip("no permission to mount a small file system");
-        }
-        let _mount = Mount(folder.path());
-        let builder = world
-            .builder()
-            .database(format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display()))
-            .migrate();
-        let (orchestrator, ran) = noting(builder).await;
+        let Some(disk) = SmallDisk::of(world, 7) else { return };
+        let (orchestrator, ran) = noting(world.builder().database(disk.database()).migrate()).await;
         let worker = orchestrator.start();
-        let ballast = folder.path().join("ballast");
-        std::fs::write(&ballast, vec![1; 900_000]).unwrap();
-        let mut acknowledged = 0_u32;
-        // Delayed, so that they wait in the database when it is full.
-        let error = loop {
-            let padding = "x".repeat(20_000);
-            let append = orchestrator.append(("note", acknowledged)).unique(format!("{acknowledged}-{}", &padding[..100]));
-            match append.delay(Duration::from_millis(300)).await {
-                Ok(_) => acknowledged += 1,
-                Err(error) => break error,
-            }
-            assert!(acknowledged < 100_000);
-        };
+        let ballast = disk.0.path().join("ballast");
+        std::fs::write(&ballast, vec![1; 4_500_000]).unwrap();
+        let (acknowledged, error) = append_until_refused(&orchestrator).await;
         assert!(error.is_transient(), "{error}");
         std::fs::remove_file(&ballast).unwrap();
         until("an append works again", async || orchestrator.append(("note", u32::MAX)).await.is_ok()).await;
         until("all have run", async || distinct(&ran).len() as u32 > acknowledged).await;
         worker.shutdown().await.unwrap();
         assert_eq!(distinct(&ran)[..acknowledged as usize], (0..acknowledged).collect::<Vec<_>>());
+    }
+
+    /// A reader keeps the log from being folded, until it has taken the whole disk. The reader ends, and nobody frees
+    /// anything: SQLite folds the log after a commit, which has no room.
+    async fn a_log_that_has_taken_the_whole_disk_gives_it_back(world) {
+        let Some(disk) = SmallDisk::of(world, 12) else { return };
+        let (orchestrator, ran) = noting(world.builder().database(disk.database()).migrate()).await;
+        let connection = Database::connect(disk.database()).await.unwrap();
+        // Room in the file itself, as in one that has been in use for a while.
+        let room = "CREATE TABLE room AS SELECT zeroblob(4000000); DROP TABLE room; PRAGMA wal_checkpoint(TRUNCATE)";
+        connection.execute_unprepared(room).await.unwrap();
+        let reader = connection.begin().await.unwrap();
+        reader.execute_unprepared("SELECT * FROM orchestratum_live").await.unwrap();
+        let worker = orchestrator.start();
+        let (acknowledged, error) = append_until_refused(&orchestrator).await;
+        assert!(error.is_transient(), "{error}");
+        reader.rollback().await.unwrap();
+        until("an append works again", async || orchestrator.append(("note", u32::MAX)).await.is_ok()).await;
+        until("all have run", async || distinct(&ran).len() as u32 > acknowledged).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(distinct(&ran)[..acknowledged as usize], (0..acknowledged).collect::<Vec<_>>());
+    }
+}
+
+/// Appends numbers from nought until one is refused; how many were taken, and why that one was not.
+async fn append_until_refused(orchestrator: &Orchestrator) -> (u32, Error) {
+    for next in 0..100_000 {
+        // Delayed, so that they wait in the database when it is full.
+        let append = orchestrator.append(("note", next)).unique(next.to_string()).delay(Duration::from_millis(300));
+        if let Err(error) = append.await {
+            return (next, error);
+        }
+    }
+    panic!("the disk has no end");
+}
+
+/// A file system of so many MiB for a SQLite file.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None for a server, whose disk is its own (the rig that fills it is not part of this suite), and where there is no
+    /// permission to mount one.
+    fn of(world: &World, mebibytes: usize) -> Option<Self> {
+        if world.backend != Backend::Sqlite {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "orchestratum"]).arg(folder.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            skip("no permission to mount a small file system");
+            return None;
+        }
+        Some(Self(folder))
+    }
+
+    fn database(&self) -> String {
+        format!("sqlite://{}?mode=rwc", self.0.path().join("app.db").display())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
 
@@ -346,14 +386,6 @@ async fn change_by_hand(orchestrator: &Orchestrator, victim: usize, change: &str
     let command = orchestrator.append(("note", u32::try_from(victim).unwrap())).unique(format!("victim-{victim}"));
     command.await.unwrap();
     format!("UPDATE orchestratum_{change} WHERE unique_key = 'victim-{victim}'")
-}
-
-struct Mount<'a>(&'a Path);
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 async fn gives_up_in_time(mut server: impl DatabaseServer) {

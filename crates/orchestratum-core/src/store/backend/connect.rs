@@ -196,6 +196,8 @@ fn sqlite(
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(patience))
+        // A log that a long reader has let grow is cut to this, in bytes, when it starts again.
+        .pragma("journal_size_limit", "67108864")
         // The thread that reads rows goes on while a batch of them is taken over, rather than stop every fifty.
         .row_buffer_size(2_000)
         .optimize_on_close(false, None)
