@@ -216,7 +216,7 @@ impl Orchestrator {
         loop {
             let purged = self.shared.store.purge(&states, age, after, purge::BATCH).await?;
             count += purged.count;
-            after = purged.next;
+            after = purged.next.map(|(id, _)| id);
             if after.is_none() {
                 tracing::info!(target: "orchestratum::purge", count, "purged");
                 return Ok(count);

@@ -8,7 +8,7 @@
 //! attempt. The attempt number grows at every claim and never resets, so that the four together name one lease for
 //! ever: a write with a stale token finds no row and changes nothing. Row counts mean something after the commit only.
 //!
-//! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a busy file) a few times at once
+//! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a serialization failure) a few times at once
 //! and leaves everything else to the caller.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,7 +172,7 @@ impl Store {
     ///
     /// The log holds every version of a page since it was last folded. SQLite does that after a commit; a log that has
     /// taken the last of the disk, because a reader kept it from being folded, leaves no room for one, and nobody could
-    /// write again although the reader is gone.
+    /// write again although the reader is gone. Where the file itself would have to grow for it, only a freed disk helps.
     async fn makes_room(&self, error: &DbErr) -> bool {
         if !backend::is_file_full(error) {
             return false;
@@ -180,8 +180,9 @@ impl Store {
         // Passive waits for no reader. Not within a transaction, which would itself be one.
         let fold = Statement::from_string(self.backend.to_sea_orm(), "PRAGMA wal_checkpoint(PASSIVE)");
         let Ok(Some(row)) = self.connection().query_one_raw(fold).await else { return false };
-        let pages = |column| row.try_get_by_index::<i64>(column).ok();
-        pages(1).is_some_and(|in_log| pages(2) == Some(in_log))
+        // Whether another fold was under way, the pages in the log, and how many of them are in the file now.
+        let said = |column| row.try_get_by_index::<i64>(column).ok();
+        said(0) == Some(0) && said(1).is_some_and(|pages| pages >= 0 && said(2) == Some(pages))
     }
 
     /// Rows of one statement that only reads, or of a whole write that cannot lose a race.

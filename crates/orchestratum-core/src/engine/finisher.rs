@@ -157,11 +157,11 @@ impl Settler {
         Ok(())
     }
 
-    /// Settles one attempt however long it takes. An ending that the database refuses is told as a failure; if even
-    /// that is refused, the command is given back as one that nobody holds.
+    /// Settles one attempt however long it takes. An ending that the database refuses is told as a failure, if that is
+    /// refused as one without follow-ups; and what no ending can be written for is given back as if nobody held it.
     async fn settle_alone(self, mut finished: Finished) {
         let mut backoff = Backoff::new("finisher");
-        let mut refused = false;
+        let mut refusals = 0;
         loop {
             match self.settle_once(std::slice::from_ref(&finished)).await {
                 Ok(()) => return backoff.succeeded(),
@@ -170,13 +170,20 @@ impl Settler {
                     tracing::error!(
                         target: "orchestratum::settle::refused", %id, %error, "the end of an attempt cannot be stored"
                     );
-                    if refused {
-                        self.forget(std::slice::from_ref(&finished));
-                        return self.holdings.doubt();
+                    refusals += 1;
+                    match refusals {
+                        1 => {
+                            let reason = format!("its end cannot be stored: {error}");
+                            finished.report.ending = Ending::Fatal(storable(&reason));
+                            finished.report.on_success.clear();
+                        }
+                        // Those for a failure, which somebody has changed by hand.
+                        2 => finished.report.follow_ups = None,
+                        _ => {
+                            self.forget(std::slice::from_ref(&finished));
+                            return self.holdings.doubt();
+                        }
                     }
-                    refused = true;
-                    finished.report.ending = Ending::Fatal(storable(&format!("its end cannot be stored: {error}")));
-                    finished.report.on_success.clear();
                 }
                 Err(error) => tokio::time::sleep(backoff.failed(&error)).await,
             }

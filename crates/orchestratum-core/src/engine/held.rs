@@ -53,8 +53,10 @@ pub(crate) struct Doubt {
 }
 
 /// Looks after a lost answer: at once, when the statement can hardly be under way any more, and when the server has
-/// given up on any connection that it ran on.
-const LOOKS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(300)];
+/// given up on any connection of the engine that it ran on. An append under leases runs on one of the application's: behind
+/// the lock that somebody holds on a table it may wait for hours, and then lease what nobody waits for any more.
+const LOOKS: [Duration; 4] =
+    [Duration::from_secs(30), Duration::from_secs(300), Duration::from_secs(3_600), Duration::from_secs(24 * 3_600)];
 
 impl Holdings {
     pub(crate) fn new() -> Self {

@@ -190,7 +190,7 @@ impl Housekeeper {
             if purged.count > 0 {
                 tracing::info!(target: "orchestratum::purge", count = purged.count, ?states, "purged");
             }
-            next = purged.next.filter(|id| !is_younger(*id, kept));
+            next = purged.next.filter(|(id, now)| !is_younger(*id, kept, *now)).map(|(id, _)| id);
         }
         self.purging = match next {
             Some(_) => Some(Purging { failed, after: next }),
@@ -206,12 +206,13 @@ pub(crate) fn walk_anyhow(workers: usize) -> Duration {
     WALK_ANYHOW * u32::try_from(workers).unwrap_or(u32::MAX).clamp(1, 1_000)
 }
 
-/// Whether commands from this id on were appended so recently that none of them can be old enough.
-fn is_younger(id: CommandId, age: Duration) -> bool {
+/// Whether commands from this id on were appended so recently, by the clock of whoever appended, that none of them can be
+/// old enough at this time of the database, in microseconds.
+fn is_younger(id: CommandId, age: Duration, now: i64) -> bool {
     let Some(appended) = id.as_uuid().get_timestamp() else {
         return false;
     };
     let (seconds, _) = appended.to_unix();
-    let now = crate::instant::Timestamp::now().as_micros() / 1_000_000;
+    let now = now / 1_000_000;
     now.saturating_sub(i64::try_from(seconds).unwrap_or(0)) < i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
 }

@@ -111,6 +111,7 @@ impl Store {
         self.write_as(self.append_transaction(commands), move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
+                self.limit_patience(transaction, commands).await?;
                 insert_in(transaction, self.backend, commands, fresh(commands, None), None).await
             })
         })
@@ -132,6 +133,7 @@ impl Store {
         self.write_as(self.append_transaction(commands), move |transaction| {
             Box::pin(async move {
                 let transaction = &*transaction;
+                self.limit_patience(transaction, commands).await?;
                 let may_lease = self.may_lease(self.sql(""), commands, leases);
                 let may_lease = !rows_in(transaction, may_lease).await?.is_empty();
                 let leases = may_lease.then_some(leases);
@@ -151,6 +153,20 @@ impl Store {
         } else {
             self.backend.write_transaction()
         }
+    }
+
+    /// Whoever holds a unique key in an open transaction is waited for no longer than the caller of an append waits for
+    /// its answer: else the connection would stay with the insert for as long as that transaction.
+    pub(super) async fn limit_patience(
+        &self,
+        transaction: &DatabaseTransaction,
+        commands: &[NewCommand],
+    ) -> Result<()> {
+        let waits = commands.iter().any(|command| command.unique_key.is_some());
+        if let Some(limit) = self.backend.append_patience().filter(|_| waits) {
+            execute_in(transaction, self.sql(limit)).await?;
+        }
+        Ok(())
     }
 
     /// Tells listeners of what has been committed; see [`announcements`].

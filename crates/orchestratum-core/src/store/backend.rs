@@ -112,6 +112,15 @@ impl Backend {
         matches!(self, Self::Postgres)
     }
 
+    /// What lets a transaction wait for a lock no longer than an append waits for its answer, where the server would wait
+    /// for ever. MariaDB gives up after 50 seconds by itself, SQLite after ten.
+    pub(crate) const fn append_patience(self) -> Option<&'static str> {
+        match self {
+            Self::Postgres => Some("SET LOCAL lock_timeout = '25s'"),
+            Self::Sqlite | Self::Mysql => None,
+        }
+    }
+
     /// What follows an `INSERT` so that a taken unique key skips the row.
     pub(crate) const fn on_unique_conflict_skip(self) -> &'static str {
         match self {
@@ -119,6 +128,14 @@ impl Backend {
             Self::Postgres => " ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING",
             // `INSERT IGNORE` would hide other errors as well.
             Self::Mysql => " ON DUPLICATE KEY UPDATE unique_key = orchestratum_live.unique_key",
+        }
+    }
+
+    /// What follows an `INSERT` so that a queue which is paused already stays so.
+    pub(crate) const fn on_paused_skip(self) -> &'static str {
+        match self {
+            Self::Sqlite | Self::Postgres => " ON CONFLICT DO NOTHING",
+            Self::Mysql => " ON DUPLICATE KEY UPDATE name = orchestratum_queues.name",
         }
     }
 
@@ -222,7 +239,7 @@ enum Code {
 }
 
 /// Whether the transaction lost against another one and may be tried again: a deadlock, a serialization
-/// failure, a lock that was waited for too long, a certification conflict of Galera, a busy file.
+/// failure, a lock that was waited for too long, a certification conflict of Galera, a file that stayed busy.
 pub(crate) fn is_conflict(error: &DbErr) -> bool {
     match code(error) {
         Some(Code::Postgres(code)) => matches!(code.as_str(), "40001" | "40P01" | "55P03"),
@@ -247,9 +264,10 @@ pub(crate) fn is_file_busy(error: &DbErr) -> bool {
     matches!(code(error), Some(Code::Sqlite(5 | 6)))
 }
 
-/// Whether SQLite found no room for a write.
+/// Whether SQLite may have found no room for a write: a full disk, or an I/O error, which it also says of a quota and of
+/// the file beside the log.
 pub(crate) fn is_file_full(error: &DbErr) -> bool {
-    matches!(code(error), Some(Code::Sqlite(13)))
+    matches!(code(error), Some(Code::Sqlite(10 | 13)))
 }
 
 /// Whether the same statement may succeed later: a conflict, or a database that is away, full, read-only or starting.

@@ -31,12 +31,15 @@ impl Store {
     }
 
     async fn cancel_in(&self, transaction: &DatabaseTransaction, id: CommandId) -> Result<Canceled> {
-        let Some((state, attempt)) = self.lock_live(transaction, id).await? else {
-            let Some((state, _)) = self.ended_state(transaction, id).await? else {
-                return Err(Error::NotFound(id));
-            };
-            return Err(refuse(id, state, Event::Cancel));
+        let live = match self.lock_live(transaction, id).await? {
+            Some(live) => live,
+            None => match self.ended_state(transaction, id).await? {
+                Some((state, _)) => return Err(refuse(id, state, Event::Cancel)),
+                // There is no such command, or an operator has retried it between the two looks.
+                None => self.lock_live(transaction, id).await?.ok_or(Error::NotFound(id))?,
+            },
         };
+        let (state, attempt) = live;
         next(state, Event::Cancel).map_err(|source| Error::NotAllowed { id, source })?;
         if state == State::Running {
             let sql = self.sql("UPDATE orchestratum_live SET cancel_requested = true WHERE id = ").bind(id.as_uuid());
@@ -153,21 +156,15 @@ impl Store {
 
     /// Every claim looks at this row; what runs goes on.
     pub(crate) async fn pause(&self, queue: &str) -> Result<()> {
-        self.write(move |transaction| {
-            Box::pin(async move {
-                let transaction = &*transaction;
-                execute_in(transaction, self.sql("DELETE FROM orchestratum_queues WHERE name = ").bind(queue)).await?;
-                let sql = self
-                    .sql("INSERT INTO orchestratum_queues (name, paused_at) VALUES (")
-                    .bind(queue)
-                    .text(", ")
-                    .now()
-                    .text(")");
-                execute_in(transaction, sql).await?;
-                Ok(())
-            })
-        })
-        .await
+        let sql = self
+            .sql("INSERT INTO orchestratum_queues (name, paused_at) VALUES (")
+            .bind(queue)
+            .text(", ")
+            .now()
+            .text(")")
+            .text(self.backend.on_paused_skip());
+        self.execute(sql).await?;
+        Ok(())
     }
 
     pub(crate) async fn resume(&self, queue: &str) -> Result<()> {

@@ -21,8 +21,9 @@ pub(crate) const BATCH: usize = 2_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Purged {
     pub(crate) count: usize,
-    /// Where the next step starts; `None` when the table has been walked to its end.
-    pub(crate) next: Option<CommandId>,
+    /// Where the next step starts, and what the database's clock said, in microseconds; `None` when the table has been
+    /// walked to its end.
+    pub(crate) next: Option<(CommandId, i64)>,
 }
 
 impl Store {
@@ -41,12 +42,12 @@ impl Store {
             Box::pin(async move {
                 let transaction = &*transaction;
                 let rows = rows_in(transaction, self.purgeable(self.sql(""), states, age, after, limit)).await?;
-                let mut old = Vec::new();
+                let (mut old, mut count) = (Vec::new(), 0);
                 let mut last = None;
                 for row in &rows {
                     let mut columns = Columns::new(row);
-                    let (id, is_old): (Uuid, i32) = (columns.take()?, columns.take()?);
-                    last = Some(CommandId::from(id));
+                    let (id, is_old, now): (Uuid, i32, i64) = (columns.take()?, columns.take()?, columns.take()?);
+                    last = Some((CommandId::from(id), now));
                     if is_old == 1 {
                         old.push(id);
                     }
@@ -55,7 +56,7 @@ impl Store {
                     // Waits for an operator who is about to retry one of them, and then finds that it is not there any more.
                     let delete =
                         Sql::delete(self.backend, "orchestratum_ended", "id", &old).text(" AND finished_at < ");
-                    let count = execute_in(transaction, before(delete, age)).await?;
+                    count = execute_in(transaction, before(delete, age)).await?;
                     if count < old.len() as u64 {
                         old = without(&old, &self.kept(transaction, &old).await?);
                     }
@@ -65,7 +66,9 @@ impl Store {
                         execute_in(transaction, Sql::delete(self.backend, table, column, &old)).await?;
                     }
                 }
-                Ok(Purged { count: old.len(), next: last.filter(|_| rows.len() == limit) })
+                // Another one may have removed some of them meanwhile, and counts those.
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                Ok(Purged { count, next: last.filter(|_| rows.len() == limit) })
             })
         })
         .await
@@ -95,7 +98,9 @@ impl Store {
         let sql = before(sql.text("SELECT id, CASE WHEN finished_at < "), age)
             .text(" AND state")
             .any_text(states.iter().map(|state| state.as_str()))
-            .text(" THEN 1 ELSE 0 END FROM orchestratum_ended WHERE id > ")
+            .text(" THEN 1 ELSE 0 END, ")
+            .now()
+            .text(" FROM orchestratum_ended WHERE id > ")
             .bind(after.map_or(Uuid::nil(), CommandId::as_uuid));
         // The few others have an index, which spares the walk past all that completed.
         let sql = match states {

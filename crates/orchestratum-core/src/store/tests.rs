@@ -461,6 +461,23 @@ on_every_backend! {
     }
 }
 
+/// Of PostgreSQL alone: the others give up by themselves.
+#[test]
+fn an_insert_of_a_held_unique_key_gives_up_before_its_caller() {
+    crate::harness::run(crate::harness::Backend::Postgres, async |world| {
+        let table = Table::new(world).await;
+        let plain = Table::command("q", FollowUps::default());
+        let unique = NewCommand { unique_key: Some("key".to_owned()), ..plain.clone() };
+        for (command, patience) in [(plain, "0"), (unique, "25s")] {
+            let transaction = table.store.connection().begin().await.unwrap();
+            table.store.limit_patience(&transaction, &[command]).await.unwrap();
+            let sql = table.store.sql("SELECT current_setting('lock_timeout')");
+            let row = rows_in(&transaction, sql).await.unwrap().remove(0);
+            assert_eq!(row.try_get_by_index::<String>(0).unwrap(), patience);
+        }
+    });
+}
+
 /// Of SQLite alone, which ends a transaction by itself when the disk is full.
 #[test]
 fn what_is_committed_after_sqlite_has_rolled_back_by_itself_is_there() {

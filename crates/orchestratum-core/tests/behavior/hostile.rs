@@ -153,6 +153,24 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    /// They can be read, and no table takes them: without them the failure can be stored, else the handler would run for
+    /// ever.
+    async fn a_command_whose_follow_ups_are_refused_fails_after_one_attempt(world) {
+        let (orchestrator, ran) = noting(world.builder().default_retry_count(0)).await;
+        let id = orchestrator.append(("note", 1)).on_success(("note", 2)).on_failure(("note", 3)).await.unwrap().id();
+        let connection = world.connect().await;
+        let damage = r#"REPLACE(follow_ups, '"retry_count":0', '"retry_count":-1')"#;
+        let damage = format!("UPDATE orchestratum_commands SET follow_ups = {damage}");
+        connection.execute_unprepared(&damage).await.unwrap();
+        let damaged = r#"SELECT count(*) FROM orchestratum_commands WHERE follow_ups LIKE '%"retry_count":-1%'"#;
+        assert_eq!(number(&connection, damaged).await, 1);
+        let worker = orchestrator.start();
+        let outcome = orchestrator.wait::<()>(id).await.unwrap();
+        assert!(matches!(&outcome, Outcome::Failed(error) if error.contains("cannot be stored")), "{outcome:?}");
+        worker.shutdown().await.unwrap();
+        assert_eq!(*ran.lock().unwrap(), [1]);
+    }
+
     async fn rows_that_somebody_has_changed_by_hand_stop_nothing(world) {
         let (orchestrator, ran) = noting(world.builder().default_retry_count(1)).await;
         let connection = world.connect().await;

@@ -1,5 +1,6 @@
 //! List, stats, purge, entities, and misuse at start.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -148,6 +149,22 @@ on_every_backend! {
             assert_eq!(count, left, "{table}");
         }
         worker.shutdown().await.unwrap();
+    }
+
+    async fn two_purges_at_once_count_each_command_once(world) {
+        let orchestrator = world.client().await;
+        for appended in orchestrator.append_all((0..100).map(|number| ("k", number))).await.unwrap() {
+            orchestrator.cancel(appended.id()).await.unwrap();
+        }
+        let count = AtomicUsize::new(0);
+        until("all of them are old enough", async || {
+            let purge = || orchestrator.purge(&[State::Canceled], Duration::ZERO);
+            let (one, other) = tokio::join!(purge(), purge());
+            count.fetch_add(one.unwrap() + other.unwrap(), Ordering::Relaxed);
+            orchestrator.stats().await.unwrap().canceled.value == 0
+        })
+        .await;
+        assert_eq!(count.into_inner(), 100);
     }
 
     async fn commands_can_be_queried_as_entities(world) {

@@ -100,8 +100,8 @@ on_every_backend! {
             .build()
             .await
             .unwrap();
-        orchestrator.pause("mail").await.unwrap();
-        orchestrator.pause("mail").await.unwrap();
+        let (first, second) = tokio::join!(orchestrator.pause("mail"), orchestrator.pause("mail"));
+        first.and(second).unwrap();
         let worker = orchestrator.start();
         let paused = orchestrator.append(("k", ())).queue("mail").await.unwrap().id();
         let other = orchestrator.append(("k", ())).await.unwrap().id();
