@@ -25,7 +25,12 @@ async fn main() -> anyhow::Result<()> {
 
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, http::routes(database, orchestrator)).with_graceful_shutdown(shutdown_signal()).await?;
+    let serve = axum::serve(listener, http::routes(database, orchestrator)).with_graceful_shutdown(shutdown_signal());
+    tokio::select! {
+        served = serve.into_future() => served?,
+        // Nobody would run what the shop appends.
+        () = worker.ended() => {}
+    }
 
     // In this order: a request that is still answered may append.
     worker.shutdown().await?;
