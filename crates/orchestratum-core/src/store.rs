@@ -8,8 +8,8 @@
 //! attempt. The attempt number grows at every claim and never resets, so that the four together name one lease for
 //! ever: a write with a stale token finds no row and changes nothing. Row counts mean something after the commit only.
 //!
-//! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a serialization failure) a few times at once
-//! and leaves everything else to the caller.
+//! This module spawns no task and never sleeps; it retries a lost race (a deadlock, a serialization failure) a few times
+//! at once, and a write for which SQLite has made room once, and leaves everything else to the caller.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -478,6 +478,20 @@ fn an_insert_of_a_held_unique_key_gives_up_before_its_caller() {
     });
 }
 
+/// Else a log that a long reader has let grow keeps its size for ever.
+#[test]
+fn sqlite_cuts_its_log_on_every_connection_of_ours() {
+    crate::harness::run(crate::harness::Backend::Sqlite, async |world| {
+        let application = crate::store::backend::connect(&world.url, Purpose::Application, false).await.unwrap();
+        let application = Store::new(application, false).unwrap();
+        let engine = application.open(ENGINE).await.unwrap();
+        for store in [application, engine] {
+            let row = store.rows(store.sql("PRAGMA journal_size_limit")).await.unwrap().remove(0);
+            assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), 64 * 1024 * 1024);
+        }
+    });
+}
+
 /// Of SQLite alone, which ends a transaction by itself when the disk is full.
 #[test]
 fn what_is_committed_after_sqlite_has_rolled_back_by_itself_is_there() {
