@@ -38,13 +38,18 @@ pub(crate) fn up(dialect: Dialect) -> Vec<String> {
     statements.extend(indexes(dialect));
     statements.push("DROP VIEW IF EXISTS orchestratum_overview".to_owned());
     statements.push(overview(dialect));
+    if dialect == Dialect::Sqlite {
+        statements.push("DROP VIEW IF EXISTS orchestratum_append".to_owned());
+        statements.extend(APPEND_VIEW.map(str::to_owned));
+    }
     statements.push("DELETE FROM orchestratum_schema".to_owned());
     statements.push(format!("INSERT INTO orchestratum_schema (version) VALUES ({VERSION})"));
     statements
 }
 
 pub(crate) fn down() -> Vec<String> {
-    let mut statements = vec!["DROP VIEW IF EXISTS orchestratum_overview".to_owned()];
+    let mut statements: Vec<_> =
+        ["overview", "append"].iter().map(|view| format!("DROP VIEW IF EXISTS orchestratum_{view}")).collect();
     for table in ["schema", "queues", "attempts", "ended", "live", "commands", "instances"] {
         statements.push(format!("DROP TABLE IF EXISTS orchestratum_{table}"));
     }
@@ -115,6 +120,23 @@ const TABLES: [&str; 7] = [
     name {name} NOT NULL PRIMARY KEY,
     paused_at {large} NOT NULL
 ){narrow}",
+];
+
+/// append, on SQLite: a new command's two rows in one statement, which is a transaction by itself. Nothing to read in it.
+const APPEND_VIEW: [&str; 2] = [
+    "CREATE VIEW orchestratum_append AS
+SELECT c.id, c.queue, c.command_key, c.priority, c.payload, c.timeout_ms, c.retry_count, c.retry_policy, c.follow_ups,
+    c.unique_key, c.created_at, l.state, l.run_at, l.attempt, l.instance
+FROM orchestratum_commands c JOIN orchestratum_live l ON l.id = c.id WHERE false",
+    // No line ends with a semicolon: whoever runs the script by statements cuts it there.
+    "CREATE TRIGGER orchestratum_append_both INSTEAD OF INSERT ON orchestratum_append BEGIN
+    INSERT INTO orchestratum_live (id, state, queue, command_key, priority, run_at, attempt, failures, losses, instance,
+        cancel_requested, unique_key)
+    VALUES (NEW.id, NEW.state, NEW.queue, NEW.command_key, NEW.priority, NEW.run_at, NEW.attempt, 0, 0, NEW.instance,
+        false, NEW.unique_key); INSERT INTO orchestratum_commands (id, queue, command_key, priority, payload, timeout_ms,
+        retry_count, retry_policy, follow_ups, unique_key, created_at)
+    VALUES (NEW.id, NEW.queue, NEW.command_key, NEW.priority, NEW.payload, NEW.timeout_ms, NEW.retry_count,
+        NEW.retry_policy, NEW.follow_ups, NEW.unique_key, NEW.created_at); END",
 ];
 
 /// Index columns, the query each serves, and whether only rows that the query can want are held.

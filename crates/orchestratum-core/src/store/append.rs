@@ -97,6 +97,45 @@ pub(super) const LIVE: Table = Table {
     ],
 };
 
+/// Both rows of one new command, where a view takes them: see [`Backend::has_append_view`].
+const BOTH: Table = Table {
+    name: "orchestratum_append",
+    inputs: &[
+        ("id", Kind::Id),
+        ("queue", Kind::Text),
+        ("command_key", Kind::Text),
+        ("priority", Kind::Small),
+        ("payload", Kind::Text),
+        ("timeout_ms", Kind::Big),
+        ("retry_count", Kind::Int),
+        ("retry_policy", Kind::NullableText),
+        ("follow_ups", Kind::NullableText),
+        ("unique_key", Kind::NullableText),
+        ("state", Kind::Text),
+        ("run_at", Kind::Big),
+        ("from_now", Kind::Big),
+        ("attempt", Kind::Int),
+        ("instance", Kind::NullableId),
+    ],
+    columns: &[
+        ("id", Expression::Input(0)),
+        ("queue", Expression::Input(1)),
+        ("command_key", Expression::Input(2)),
+        ("priority", Expression::Input(3)),
+        ("payload", Expression::Input(4)),
+        ("timeout_ms", Expression::Input(5)),
+        ("retry_count", Expression::Input(6)),
+        ("retry_policy", Expression::Input(7)),
+        ("follow_ups", Expression::Input(8)),
+        ("unique_key", Expression::Input(9)),
+        ("created_at", Expression::Now),
+        ("state", Expression::Input(10)),
+        ("run_at", Expression::PlusNowTimes(11, 12)),
+        ("attempt", Expression::Input(13)),
+        ("instance", Expression::Input(14)),
+    ],
+};
+
 /// The most rows of one statement: beyond it a larger one gains nothing.
 const MAX_STATEMENT_ROWS: usize = 2_000;
 
@@ -182,16 +221,25 @@ impl Store {
         stored: &[Stored],
         leases: Option<&Leases>,
     ) -> Option<Vec<Row<'a>>> {
-        if !self.backend.chains_writes() || self.poll_only {
+        let takes_them = self.backend.chains_writes() || self.backend.has_append_view() && commands.len() == 1;
+        if !takes_them || self.poll_only {
             return None;
         }
         let rows = plain_rows(commands, stored, leases);
         (rows.len() == commands.len() && chunks(&rows, self.backend).count() == 1).then_some(rows)
     }
 
-    /// The append in one statement, hence in one round trip: the writes of one `WITH` commit together. `false`: there
-    /// were leases to be given, and nothing was written because they must not be.
+    /// The append in one statement, hence in one round trip: the writes of one `WITH`, or of one trigger, commit together.
+    /// `false`: there were leases to be given, and nothing was written because they must not be.
     async fn append_at_once(&self, commands: &[NewCommand], rows: &[Row<'_>], leases: Option<&Leases>) -> Result<bool> {
+        if self.backend.has_append_view() {
+            let mut sql = self.sql("").insert_one(&BOTH, &both_columns(rows));
+            if let Some(leases) = leases {
+                sql = self.may_lease(sql.text(" WHERE EXISTS ("), commands, leases).text(")");
+            }
+            // SQLite does not count what a trigger has changed.
+            return Ok(!self.write_rows(sql.text(" RETURNING 1")).await?.is_empty());
+        }
         let (guard, only_if) = match leases {
             Some(leases) => {
                 let guard = self.may_lease(self.sql("WITH lease AS MATERIALIZED ("), commands, leases);
@@ -253,6 +301,9 @@ async fn insert_in(
 fn insert_statements(backend: Backend, rows: &[Row<'_>]) -> Vec<Sql> {
     if backend.chains_writes() {
         return vec![inserts(Sql::new(backend, "WITH "), rows, "")];
+    }
+    if backend.has_append_view() && rows.len() == 1 {
+        return vec![Sql::new(backend, "").insert(&BOTH, both_columns(rows))];
     }
     vec![
         Sql::new(backend, "").insert(&LIVE, live_columns(rows)),
@@ -388,23 +439,34 @@ fn chunks<'r, 'a>(rows: &'r [Row<'a>], backend: Backend) -> impl Iterator<Item =
 
 fn live_columns(rows: &[Row<'_>]) -> Vec<Column> {
     let commands = rows.iter().map(|row| row.command);
-    let run_at = |command: &NewCommand| match command.run_at {
-        RunAt::AfterMicros(micros) => (micros, 1_i64),
-        RunAt::AtMicros(micros) => (micros, 0),
-    };
-    // The state after a claim, or the one before.
-    let leased = rows.iter().map(|row| row.instance.is_some());
+    let [state, run_at, from_now, attempt, instance] = first_state(rows);
     vec![
         Column::each(rows.iter().map(|row| row.id.as_uuid())),
-        Column::of(leased.clone().map(|leased| if leased { State::Running } else { State::Pending }.as_str())),
+        state,
         Column::of(commands.clone().map(|command| command.queue.as_str())),
         Column::of(commands.clone().map(|command| command.key.as_str())),
         Column::of(commands.clone().map(|command| command.priority)),
-        Column::of(commands.clone().map(|command| run_at(command).0)),
-        Column::of(commands.clone().map(|command| run_at(command).1)),
+        run_at,
+        from_now,
+        attempt,
+        instance,
+        Column::of(commands.map(|command| command.unique_key.as_deref())),
+    ]
+}
+
+/// State, instant, whether that is from now, attempt and instance: those before a claim, or after it.
+fn first_state(rows: &[Row<'_>]) -> [Column; 5] {
+    let run_at = |row: &Row<'_>| match row.command.run_at {
+        RunAt::AfterMicros(micros) => (micros, 1_i64),
+        RunAt::AtMicros(micros) => (micros, 0),
+    };
+    let leased = rows.iter().map(|row| row.instance.is_some());
+    [
+        Column::of(leased.clone().map(|leased| if leased { State::Running } else { State::Pending }.as_str())),
+        Column::of(rows.iter().map(|row| run_at(row).0)),
+        Column::of(rows.iter().map(|row| run_at(row).1)),
         Column::of(leased.map(|leased| counter(if leased { FIRST_ATTEMPT } else { 0 }))),
         Column::of(rows.iter().map(|row| row.instance.map(InstanceId::as_uuid))),
-        Column::of(commands.map(|command| command.unique_key.as_deref())),
     ]
 }
 
@@ -422,6 +484,10 @@ fn command_columns(rows: &[Row<'_>]) -> Vec<Column> {
         Column::of(rows.iter().map(|row| row.follow_ups.as_deref())),
         Column::of(commands.map(|command| command.unique_key.as_deref())),
     ]
+}
+
+fn both_columns(rows: &[Row<'_>]) -> Vec<Column> {
+    command_columns(rows).into_iter().chain(first_state(rows)).collect()
 }
 
 /// Tells listeners, in a statement that writes nothing.

@@ -102,6 +102,12 @@ impl Backend {
         matches!(self, Self::Postgres)
     }
 
+    /// Whether the schema has a view that takes both rows of a new command in one insert. Only SQLite can write through
+    /// one; there each statement is a call of the driver's thread, and a transaction of two inserts four.
+    pub(crate) const fn has_append_view(self) -> bool {
+        matches!(self, Self::Sqlite)
+    }
+
     /// Whether one row can be locked while others are written. SQLite locks the whole file, with `BEGIN IMMEDIATE`.
     pub(crate) const fn locks_rows(self) -> bool {
         matches!(self, Self::Postgres | Self::Mysql)

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
 use uuid::Uuid;
 
@@ -97,6 +98,9 @@ pub(crate) struct Taken {
 const COMMAND: &str = "payload, timeout_ms, retry_count, retry_policy, follow_ups";
 /// What it reads of the live row before it has taken it.
 const DUE: &str = "id, attempt + 1 AS attempt, run_at, failures";
+
+/// Has a row if the instance, which follows, has a lease.
+const UNFENCED: &str = "SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ";
 
 /// How much later than others of its time a command may come to light, in microseconds: an append takes its instant
 /// when its statement begins, and is seen when it commits. What is younger is read again by every claim; what takes
@@ -192,17 +196,17 @@ impl Store {
     ) -> Result<Taken> {
         let mut due = if self.backend.chains_writes() {
             self.claim_at_once(instance, lane, after, room).await?
-        } else if !self.backend.locks_rows()
-            && self.rows(self.due(self.sql(""), "id", lane, after, 1)).await?.is_empty()
-        {
+        } else if self.backend.locks_rows() {
+            self.write(move |transaction| {
+                Box::pin(async move { self.claim_in(&transaction, instance, lane, after, room).await })
+            })
+            .await?
+        } else if self.rows(self.due(self.sql(""), "id", lane, after, 1)).await?.is_empty() {
             // A look that finds nothing must not take the lock of the one writer.
             Vec::new()
         } else {
             self.write(move |transaction| {
-                Box::pin(async move {
-                    let transaction = &*transaction;
-                    self.claim_in(transaction, instance, lane, after, room).await
-                })
+                Box::pin(async move { self.claim_as_the_writer(&transaction, instance, lane, after, room).await })
             })
             .await?
         };
@@ -227,7 +231,7 @@ impl Store {
         let sql = sql
             .bind(instance.as_uuid())
             .text(" WHERE id = ANY(ARRAY(SELECT id FROM due)) AND state = 'pending' AND EXISTS (")
-            .text("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ")
+            .text(UNFENCED)
             .bind(instance.as_uuid())
             .text(") RETURNING id, attempt, run_at, failures) SELECT l.id, l.attempt, l.run_at, l.failures, ")
             .text(COMMAND)
@@ -235,7 +239,32 @@ impl Store {
         read_claimed(&self.write_rows(sql).await?, lane)
     }
 
-    /// The portable way: find, with a lock where rows can be locked, update by primary key, read the wide rows.
+    /// Where there is one writer and this is it: nothing can change between two statements, so that narrow and wide rows
+    /// are read in one pass.
+    async fn claim_as_the_writer(
+        &self,
+        transaction: &DatabaseTransaction,
+        instance: InstanceId,
+        lane: &Lane,
+        after: Timestamp,
+        room: usize,
+    ) -> Result<Vec<Due>> {
+        let sql = self.sql("SELECT l.*, ").text(COMMAND).text(" FROM (");
+        let sql = self
+            .due(sql, DUE, lane, after, room)
+            .text(") AS l JOIN orchestratum_commands AS c ON c.id = l.id WHERE EXISTS (")
+            .text(UNFENCED)
+            .bind(instance.as_uuid())
+            .text(")");
+        let due = rows_in(transaction, sql).await?;
+        // The rows are decoded while the database writes.
+        let lease = self.lease(transaction, instance, ids_of(&due));
+        let (leased, claimed) = join(lease, async { read_claimed(&due, lane) }).await;
+        leased?;
+        claimed
+    }
+
+    /// The portable way: find and lock, update by primary key, read the wide rows.
     async fn claim_in(
         &self,
         transaction: &DatabaseTransaction,
@@ -245,35 +274,14 @@ impl Store {
         room: usize,
     ) -> Result<Vec<Due>> {
         // A plain read: as a part of the update it would lock the row that the heartbeat writes.
-        let sql =
-            self.sql("SELECT 1 FROM orchestratum_instances WHERE fenced_at IS NULL AND id = ").bind(instance.as_uuid());
-        if rows_in(transaction, sql).await?.is_empty() {
+        if rows_in(transaction, self.sql(UNFENCED).bind(instance.as_uuid())).await?.is_empty() {
             return Ok(Vec::new());
         }
-        let joins = !self.backend.locks_rows();
-        let sql = if joins {
-            // Nobody else can write: the wide rows are read in the same pass.
-            let sql = self.sql("SELECT l.*, ").text(COMMAND).text(" FROM (");
-            self.due(sql, DUE, lane, after, room).text(") AS l JOIN orchestratum_commands AS c ON c.id = l.id")
-        } else {
-            self.due(self.sql(""), DUE, lane, after, room).text(" FOR UPDATE SKIP LOCKED")
-        };
+        let sql = self.due(self.sql(""), DUE, lane, after, room).text(" FOR UPDATE SKIP LOCKED");
         let due = rows_in(transaction, sql).await?;
-        let ids = due.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>();
-        let mut ids = ids?;
+        let ids = self.lease(transaction, instance, ids_of(&due)).await?;
         if ids.is_empty() {
             return Ok(Vec::new());
-        }
-        ids.sort_unstable();
-        let lease =
-            |sql: Sql| sql.text("state = 'running', attempt = attempt + 1, instance = ").bind(instance.as_uuid());
-        let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease).text(" AND state = 'pending'");
-        if execute_in(transaction, sql).await? != ids.len() as u64 {
-            // The lock is an optimization; this count is the proof.
-            return Err(DbErr::Custom("commands that were about to be claimed have changed".to_owned()).into());
-        }
-        if joins {
-            return read_claimed(&due, lane);
         }
         let sql = self.sql("SELECT id, ").text(COMMAND).text(" FROM orchestratum_commands WHERE id").any(&ids);
         let wide = rows_in(transaction, sql).await?;
@@ -286,6 +294,27 @@ impl Store {
             Ok(wide.map(|mut wide| leased.with(&mut wide, &lane)))
         });
         Ok(claimed.filter_map(Result::transpose).collect::<Result<_, DbErr>>()?)
+    }
+
+    /// Leases pending rows, which nobody else can have changed since they were read, to the instance. Returns their ids.
+    async fn lease(
+        &self,
+        transaction: &DatabaseTransaction,
+        instance: InstanceId,
+        ids: Result<Vec<Uuid>, DbErr>,
+    ) -> Result<Vec<Uuid>> {
+        let ids = ids?;
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let lease =
+            |sql: Sql| sql.text("state = 'running', attempt = attempt + 1, instance = ").bind(instance.as_uuid());
+        let sql = Sql::update(self.backend, "orchestratum_live", &ids, lease).text(" AND state = 'pending'");
+        if execute_in(transaction, sql).await? != ids.len() as u64 {
+            // The lock is an optimization; this count is the proof.
+            return Err(DbErr::Custom("commands that were about to be claimed have changed".to_owned()).into());
+        }
+        Ok(ids)
     }
 
     /// The first due rows of the lane.
@@ -362,6 +391,13 @@ impl Leased {
         }
         (Timestamp::from_micros(self.run_at), claimed)
     }
+}
+
+/// The first column of rows, sorted: those who lock several rows lock them in one order.
+fn ids_of(rows: &[QueryResult]) -> Result<Vec<Uuid>, DbErr> {
+    let mut ids = rows.iter().map(|row| Columns::new(row).take::<Uuid>()).collect::<Result<Vec<_>, DbErr>>()?;
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Reads rows with the columns [`DUE`] and [`COMMAND`].

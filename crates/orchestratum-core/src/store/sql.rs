@@ -115,6 +115,27 @@ impl Sql {
 
     /// `INSERT INTO table (columns) …` for all rows.
     pub(crate) fn insert(mut self, table: &Table, inputs: Vec<Column>) -> Self {
+        self.insert_into(table);
+        let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
+        if rows == 1 && !self.backend.binds_arrays() {
+            self.push("VALUES (");
+            self.row(table, &inputs);
+            self.push(")");
+        } else {
+            self.insert_selected(table, inputs);
+        }
+        self
+    }
+
+    /// `INSERT INTO table (columns) SELECT …` for one row; conditions may follow.
+    pub(crate) fn insert_one(mut self, table: &Table, inputs: &[Column]) -> Self {
+        self.insert_into(table);
+        self.push("SELECT ");
+        self.row(table, inputs);
+        self
+    }
+
+    fn insert_into(&mut self, table: &Table) {
         self.push("INSERT INTO ");
         self.push(table.name);
         self.push(" (");
@@ -123,22 +144,13 @@ impl Sql {
             self.push(column.0);
         }
         self.push(") ");
-        let rows = inputs.iter().map(Column::rows).max().unwrap_or_default();
-        if rows == 1 && !self.backend.binds_arrays() {
-            self.insert_row(table, &inputs);
-        } else {
-            self.insert_selected(table, inputs);
-        }
-        self
     }
 
-    fn insert_row(&mut self, table: &Table, inputs: &[Column]) {
-        self.push("VALUES (");
+    fn row(&mut self, table: &Table, inputs: &[Column]) {
         self.expressions(table, |sql, input| match inputs[input].first() {
             Some(value) if !is_null(value) => sql.push_value(value.clone()),
             _ => sql.push("NULL"),
         });
-        self.push(")");
     }
 
     /// What all rows share stands in the `SELECT`, the rest in its source.
