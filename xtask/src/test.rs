@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         (None, true) => Scope::SqliteOnly,
         (None, false) => Scope::Everything,
     };
-    println!("\n{}", report::table(&results));
+    println!("\n{}", report::table(&results, arguments.sqlite));
     let mut problems = report::problems(&results, scope);
     match end {
         End::Succeeded if results.tests().next().is_none() => {
