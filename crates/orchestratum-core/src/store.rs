@@ -84,6 +84,11 @@ impl Store {
         self.backend.notifies() && !self.poll_only
     }
 
+    /// Whether this process can hear of what others append.
+    pub(crate) fn hears(&self) -> bool {
+        self.announces() || self.backend.is_a_file()
+    }
+
     /// The pool, as it is now.
     pub(crate) fn connection(&self) -> DatabaseConnection {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -32,6 +32,8 @@ pub(crate) struct Poller {
     pub(crate) stopping: CancellationToken,
     pub(crate) wake: Arc<PollerWake>,
     pub(crate) lanes: Lanes,
+    /// Before that no survey is made for changes that may be this process's own.
+    pub(crate) surveyed_enough: Instant,
     /// Claims of which it is not known whether they have happened.
     pub(crate) unanswered: usize,
 }
@@ -210,6 +212,9 @@ impl Poller {
         if hints.survey {
             *next_survey = Instant::now();
         }
+        if hints.changed {
+            *next_survey = self.surveyed_enough.min(*next_survey);
+        }
         for (lane, due) in hints.lanes {
             if self.serves(&lane) {
                 self.lanes.hint(lane, due);
@@ -236,7 +241,8 @@ impl Poller {
         // Where dead index entries make it slow it takes at most a twentieth of the time; what takes longer than half a
         // second has waited for something else.
         let cost = begun.elapsed().min(Duration::from_millis(500));
-        *next_survey = Instant::now() + jittered(self.shared.config.polling_interval).max(cost * 20);
+        self.surveyed_enough = Instant::now() + cost * 20;
+        *next_survey = (Instant::now() + jittered(self.shared.config.polling_interval)).max(self.surveyed_enough);
         let ours: Vec<_> = heads.into_iter().filter(|head| self.serves(&head.lane)).collect();
         self.lanes.learn(ours.into_iter());
         Ok(())

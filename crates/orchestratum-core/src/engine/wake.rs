@@ -40,6 +40,8 @@ pub(crate) struct Hints {
     pub(crate) announced: HashMap<Lane, Instant>,
     /// Something changed; nobody knows where.
     pub(crate) survey: bool,
+    /// The same, and perhaps it was this process.
+    pub(crate) changed: bool,
     /// Appends inside of transactions whose commit nothing will announce.
     pub(crate) armed: HashMap<Lane, HashSet<CommandId>>,
 }
@@ -84,6 +86,11 @@ impl Wake {
 
     pub(crate) fn survey(&self) {
         self.tell(|hints| hints.survey = true);
+    }
+
+    /// Somebody has written, perhaps this process.
+    pub(crate) fn changed(&self) {
+        self.tell(|hints| hints.changed = true);
     }
 
     /// A running command was asked to stop.

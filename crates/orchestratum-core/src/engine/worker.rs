@@ -289,6 +289,7 @@ async fn run(
         stopping: stopping.clone(),
         wake,
         lanes: Lanes::default(),
+        surveyed_enough: Instant::now(),
         unanswered: 0,
     };
     let poller = tokio::spawn(poller.run());
@@ -302,7 +303,7 @@ async fn run(
         purging: None,
     };
     tokio::spawn(housekeeper.run());
-    if store.announces() {
+    if store.hears() {
         tokio::spawn(listener::run(Arc::clone(shared), store.clone(), stopping.clone()));
     }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::store::sql::Kind;
 
 mod connect;
+mod files;
 mod listen;
 
 pub(crate) use connect::{Purpose, connect, connect_like, search_path};
@@ -116,6 +117,11 @@ impl Backend {
     /// Whether a listener hears of commits of other processes.
     pub(crate) const fn notifies(self) -> bool {
         matches!(self, Self::Postgres)
+    }
+
+    /// Whether every commit changes a file that this process can see.
+    pub(crate) const fn is_a_file(self) -> bool {
+        matches!(self, Self::Sqlite)
     }
 
     /// What lets a transaction wait for a lock no longer than an append waits for its answer, where the server would wait

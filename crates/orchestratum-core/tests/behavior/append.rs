@@ -9,7 +9,7 @@ use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-use crate::harness::{Backend, on_every_backend, until};
+use crate::harness::{Backend, on_every_backend, skip, until};
 use crate::rows::{number, state};
 
 fn immediate() -> TransactionOptions {
@@ -281,6 +281,27 @@ on_every_backend! {
         let due = orchestrator.get(id).await.unwrap().unwrap().run_at.unwrap();
         let ran_at = orchestrator.wait::<i64>(id).await.unwrap().completed().unwrap();
         assert!(i128::from(ran_at) >= due.unix_timestamp_nanos(), "ran before it was due");
+        worker.shutdown().await.unwrap();
+    }
+
+    /// PostgreSQL announces it, and SQLite changes a file; MariaDB does neither.
+    async fn what_another_process_appends_to_an_idle_lane_does_not_wait_for_a_poll(world) {
+        if world.backend == Backend::Mariadb || world.is_pooled() {
+            return skip("nobody tells of what another process appends");
+        }
+        let keys = ["a", "b", "c", "d", "e"];
+        let (mut ours, mut theirs) = (world.builder().polling_interval(Duration::from_secs(3600)), world.builder());
+        for key in keys {
+            ours = ours.executor(key, |(): (), _: Context| async move { Ok(()) });
+            theirs = theirs.remote(key);
+        }
+        let (orchestrator, other) = (ours.build().await.unwrap(), theirs.build().await.unwrap());
+        let worker = orchestrator.start();
+        // A lane each: one that has just had a command is looked at again anyhow.
+        for key in keys {
+            let id = other.append((key, ())).await.unwrap().id();
+            other.wait::<()>(id).await.unwrap();
+        }
         worker.shutdown().await.unwrap();
     }
 
