@@ -134,7 +134,7 @@ pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, bool
     Ok(migrations.iter().map(|migration| (migration.name().to_owned(), migration.status() == applied)).collect())
 }
 
-/// The whole schema as a script, for those who apply it by hand.
+/// The whole schema as a script, for those who apply it by hand: a statement ends where a line ends with a semicolon.
 #[must_use]
 pub fn sql(dialect: Dialect) -> String {
     let statements = m20261124_000001_create_tables::up(dialect);

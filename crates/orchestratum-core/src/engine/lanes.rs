@@ -112,7 +112,12 @@ impl Lanes {
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
             let state = known.remove(&head.lane).unwrap_or(State::new(now));
-            let (wanted, first) = (now.checked_add(wait), Some(head.due_at).filter(|_| state.reached.is_none()));
+            // One that was due already keeps its place: with a survey before each claim it would always come last.
+            let wanted = match state.wanted {
+                Some(known) if wait.is_zero() => Some(known.min(now)),
+                _ => now.checked_add(wait),
+            };
+            let first = Some(head.due_at).filter(|_| state.reached.is_none());
             self.lanes.insert(head.lane, State { wanted, head: first, looked_ahead: false, ..state });
         }
         // Where it has come to is worth knowing when the lane gets its next command.

@@ -20,7 +20,11 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Store, stopping: Cancellatio
     let mut backoff = Backoff::new("listener");
     while !stopping.is_cancelled() {
         let hearing = async {
-            if store.announces() { listen(&shared, &store, &mut backoff).await } else { watch(&shared, &store).await }
+            if store.announces() {
+                listen(&shared, &store, &mut backoff).await
+            } else {
+                watch(&shared, &store, &mut backoff).await
+            }
         };
         let result = tokio::select! {
             result = guarded(hearing) => result,
@@ -48,8 +52,9 @@ async fn listen(shared: &Shared, store: &Store, backoff: &mut Backoff) -> Result
     }
 }
 
-async fn watch(shared: &Shared, store: &Store) -> Result<Infallible> {
+async fn watch(shared: &Shared, store: &Store, backoff: &mut Backoff) -> Result<Infallible> {
     let mut files = store.files().await?;
+    backoff.succeeded();
     shared.wake.survey();
     loop {
         tokio::time::sleep(LOOK).await;

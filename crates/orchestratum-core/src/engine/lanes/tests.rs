@@ -47,6 +47,21 @@ fn lanes_of_one_priority_take_turns_and_each_goes_on_where_it_was() {
     assert_eq!(picked(&mut lanes, 1), Some((second, Timestamp::from_micros(4))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_streak_leaves_a_turn_to_a_lane_that_each_survey_finds_due() {
+    let mut lanes = Lanes::default();
+    lanes.learn([head("a", 0, 0)].into_iter());
+    full(&mut lanes, 1);
+    let mut turns = Vec::new();
+    for last in 2..6 {
+        tokio::time::advance(Duration::from_millis(10)).await;
+        lanes.learn([head("a", 0, 0), head("b", 0, 0)].into_iter());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        turns.push(full(&mut lanes, last).lane);
+    }
+    assert!(turns.contains(&lane("b", 0)), "{turns:?}");
+}
+
 #[test]
 fn only_a_streak_is_claimed_from_twice_at_once() {
     let mut lanes = Lanes::default();

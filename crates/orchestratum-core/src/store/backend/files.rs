@@ -8,14 +8,18 @@ use crate::store::Store;
 use crate::store::backend::Backend;
 use crate::store::sql::Columns;
 
+/// How many looks after a change it is told of for the last time.
+const LAST: u32 = 64;
+
 /// The files of a database, as the kernel shows them: to look is no statement, and waits for nobody.
 #[derive(Debug)]
 pub(crate) struct Files {
     paths: Vec<PathBuf>,
     seen: Vec<Option<(SystemTime, u64)>>,
-    /// Changed at the last look. The kernel's clock goes in steps, so that a second commit may leave the same time
-    /// behind as the one that was seen: a change counts twice.
-    recently: bool,
+    /// Looks since the last change that was seen. A commit is written, then synced, which may take long, and only then
+    /// to be seen by others; and the kernel's clock goes in steps, so that a second commit may leave the same time
+    /// behind. So a change is told of again after 1, 2, 4, … looks.
+    looks_since: u32,
 }
 
 impl Store {
@@ -31,21 +35,27 @@ impl Store {
                 }
             }
         }
-        let mut files = Files { paths, seen: Vec::new(), recently: false };
+        let mut files = Files { paths, seen: Vec::new(), looks_since: u32::MAX };
         files.seen = files.look();
         Ok(files)
     }
 }
 
 impl Files {
-    /// Whether somebody has written since the last look, or this process has.
+    /// Whether somebody has written, perhaps this process, since the last look, or so lately that it may only now be to
+    /// be seen.
     pub(crate) fn changed(&mut self) -> bool {
         let seen = self.look();
-        let changed = seen != self.seen;
-        self.seen = seen;
-        std::mem::replace(&mut self.recently, changed) || changed
+        if seen != self.seen {
+            self.seen = seen;
+            self.looks_since = 0;
+            return true;
+        }
+        self.looks_since = self.looks_since.saturating_add(1);
+        self.looks_since.is_power_of_two() && self.looks_since <= LAST
     }
 
+    /// Asks for no more than this: to open and close a file of SQLite would take the locks of the whole process off it.
     fn look(&self) -> Vec<Option<(SystemTime, u64)>> {
         let look = |path: &PathBuf| {
             let file = std::fs::metadata(path).ok()?;
