@@ -64,3 +64,27 @@ impl Files {
         self.paths.iter().map(look).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(files: &mut Files, looks: u32) -> Vec<u32> {
+        (1..=looks).filter(|_| files.changed()).collect()
+    }
+
+    /// Others see a commit after its sync, when nothing changes any more.
+    #[test]
+    fn a_change_is_told_of_again_more_and_more_seldom() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("app.db-wal");
+        let mut files = Files { paths: vec![log.clone()], seen: vec![None], looks_since: u32::MAX };
+        assert_eq!(told(&mut files, 10), [0; 0]);
+        std::fs::write(&log, "commit").unwrap();
+        assert!(files.changed());
+        assert_eq!(told(&mut files, 200), [1, 2, 4, 8, 16, 32, 64]);
+        std::fs::write(&log, "another commit").unwrap();
+        assert!(files.changed());
+        assert_eq!(told(&mut files, 3), [1, 2]);
+    }
+}
