@@ -66,6 +66,8 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
         ("{uuid}", word("uuid", "binary(16)", "blob")),
         // Elsewhere the type says so.
         ("{sixteen}", word("", "", " CHECK (length(id) = 16)")),
+        ("{sixteen_of_command}", word("", "", " CHECK (length(command_id) = 16)")),
+        ("{sixteen_of_instance}", word("", "", " CHECK (length(instance) = 16)")),
         // 191 characters of four bytes: the longest key that an index of MySQL 5.7's row format could hold, and
         // still a limit that keeps a four-column index under InnoDB's 3,072 bytes.
         ("{name}", word("varchar(191) COLLATE \"C\"", "varchar(191)", "text")),

@@ -85,7 +85,7 @@ const TABLES: [&str; 7] = [
     attempt {number} NOT NULL CHECK (attempt BETWEEN 0 AND {many}),
     failures {number} NOT NULL CHECK (failures BETWEEN 0 AND {many}),
     losses {number} NOT NULL CHECK (losses BETWEEN 0 AND {many}),
-    instance {uuid},
+    instance {uuid}{sixteen_of_instance},
     cancel_requested {flag} NOT NULL,
     unique_key {name},
     CHECK ((state = 'running') = (instance IS NOT NULL)){live_indexes}
@@ -94,18 +94,18 @@ const TABLES: [&str; 7] = [
     id {uuid} NOT NULL PRIMARY KEY{sixteen},
     state {name} NOT NULL CHECK (state IN ('completed', 'failed', 'canceled')),
     attempt {number} NOT NULL CHECK (attempt BETWEEN 0 AND 2147483647),
-    instance {uuid},
+    instance {uuid}{sixteen_of_instance},
     finished_at {large} NOT NULL,
     duration_ms {large},
     output {text},
     error {text}{ended_indexes}
 ){narrow}",
     "CREATE TABLE IF NOT EXISTS orchestratum_attempts (
-    command_id {uuid} NOT NULL,
+    command_id {uuid} NOT NULL{sixteen_of_command},
     attempt {number} NOT NULL,
     kind {name} NOT NULL,
     error {text} NOT NULL,
-    instance {uuid},
+    instance {uuid}{sixteen_of_instance},
     ended_at {large} NOT NULL,
     PRIMARY KEY (command_id, attempt)
 ){options}",

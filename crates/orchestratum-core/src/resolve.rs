@@ -13,7 +13,13 @@ const MAX_DEPTH: usize = 16;
 
 /// Decides every option of a command, of its follow-ups, and of theirs.
 pub(crate) fn resolve(command: Command, config: &Config, registry: &Registry) -> Result<NewCommand> {
-    resolve_at(command, config, registry, 0)
+    let new = resolve_at(command, config, registry, 0)?;
+    let bytes = new.stored_follow_ups().map_or(0, |follow_ups| follow_ups.len());
+    if bytes > config.payload_limit {
+        let problem = format!("{bytes} bytes of follow-ups are more than the limit of {}", config.payload_limit);
+        return Err(Error::InvalidCommand { key: new.key, option: "on_success", problem });
+    }
+    Ok(new)
 }
 
 fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usize) -> Result<NewCommand> {

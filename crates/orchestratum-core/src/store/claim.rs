@@ -56,7 +56,8 @@ pub(crate) struct Claimed {
 impl Claimed {
     /// Reads the columns [`COMMAND`].
     fn read(&mut self, wide: &mut Columns<'_>) -> Result<(), DbErr> {
-        self.payload = wide.take::<String>()?.into();
+        let payload = wide.take::<Option<String>>()?;
+        self.payload = payload.ok_or_else(missing)?.into();
         self.timeout_ms = wide.take()?;
         self.retry_count = number(wide.take()?);
         self.retry_policy = wide.take()?;
@@ -235,7 +236,7 @@ impl Store {
             .bind(instance.as_uuid())
             .text(") RETURNING id, attempt, run_at, failures) SELECT l.id, l.attempt, l.run_at, l.failures, ")
             .text(COMMAND)
-            .text(" FROM l JOIN orchestratum_commands c ON c.id = l.id");
+            .text(" FROM l LEFT JOIN orchestratum_commands c ON c.id = l.id");
         read_claimed(&self.write_rows(sql).await?, lane)
     }
 
@@ -252,7 +253,7 @@ impl Store {
         let sql = self.sql("SELECT l.*, ").text(COMMAND).text(" FROM (");
         let sql = self
             .due(sql, DUE, lane, after, room)
-            .text(") AS l JOIN orchestratum_commands AS c ON c.id = l.id WHERE EXISTS (")
+            .text(") AS l LEFT JOIN orchestratum_commands AS c ON c.id = l.id WHERE EXISTS (")
             .text(UNFENCED)
             .bind(instance.as_uuid())
             .text(")");
@@ -290,10 +291,10 @@ impl Store {
         let lane = Arc::new(lane.clone());
         let claimed = due.iter().map(|row| {
             let leased = Leased::read(&mut Columns::new(row))?;
-            let wide = wide.get(&leased.id).map(|row| Columns::after(row, 1));
-            Ok(wide.map(|mut wide| leased.with(&mut wide, &lane)))
+            let mut wide = wide.get(&leased.id).map(|row| Columns::after(row, 1));
+            Ok(leased.with(wide.as_mut(), &lane))
         });
-        Ok(claimed.filter_map(Result::transpose).collect::<Result<_, DbErr>>()?)
+        Ok(claimed.collect::<Result<_, DbErr>>()?)
     }
 
     /// Leases pending rows, which nobody else can have changed since they were read, to the instance. Returns their ids.
@@ -372,8 +373,9 @@ impl Leased {
         Ok(Self { id: columns.take()?, attempt: columns.take()?, run_at: columns.take()?, failures: columns.take()? })
     }
 
-    /// Reads the columns [`COMMAND`]. A row that cannot be read must not keep the others of its claim from being run.
-    fn with(self, wide: &mut Columns<'_>, lane: &Arc<Lane>) -> Due {
+    /// Reads the columns [`COMMAND`], if the row is there. One that cannot be read, or that somebody has removed, must not
+    /// keep the others of its claim from being run.
+    fn with(self, wide: Option<&mut Columns<'_>>, lane: &Arc<Lane>) -> Due {
         let mut claimed = Claimed {
             id: self.id.into(),
             attempt: number(self.attempt),
@@ -386,11 +388,15 @@ impl Leased {
             follow_ups: None,
             damage: None,
         };
-        if let Err(error) = claimed.read(wide) {
+        if let Err(error) = wide.ok_or_else(missing).and_then(|wide| claimed.read(wide)) {
             claimed.damage = Some(error.to_string());
         }
         (Timestamp::from_micros(self.run_at), claimed)
     }
+}
+
+fn missing() -> DbErr {
+    DbErr::RecordNotFound("it is not in orchestratum_commands any more".to_owned())
 }
 
 /// The first column of rows, sorted: those who lock several rows lock them in one order.
@@ -405,7 +411,7 @@ fn read_claimed(rows: &[QueryResult], lane: &Lane) -> Result<Vec<Due>> {
     let lane = Arc::new(lane.clone());
     let claimed = rows.iter().map(|row| {
         let mut columns = Columns::new(row);
-        Ok(Leased::read(&mut columns)?.with(&mut columns, &lane))
+        Ok(Leased::read(&mut columns)?.with(Some(&mut columns), &lane))
     });
     Ok(claimed.collect::<Result<_, DbErr>>()?)
 }

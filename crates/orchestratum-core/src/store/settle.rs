@@ -360,7 +360,9 @@ impl Store {
         ids.sort_unstable();
         let (mut reports, mut keys) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         for ids in ids.chunks(1_000) {
-            let sql = "SELECT id, retry_count, follow_ups, command_key FROM orchestratum_commands WHERE id";
+            // Also what somebody has removed from the commands must end, or its instance would be walked for for ever.
+            let sql = "SELECT l.id, c.retry_count, c.follow_ups, l.command_key FROM orchestratum_live AS l \
+                       LEFT JOIN orchestratum_commands AS c ON c.id = l.id WHERE l.id";
             let sql = self.sql(sql).any(ids);
             for row in rows_in(transaction, sql).await? {
                 let mut columns = Columns::new(&row);
@@ -368,7 +370,7 @@ impl Store {
                 reports.push(Report {
                     lease: Lease { id: id.into(), attempt: leases[&id], instance },
                     ending: ending.clone(),
-                    retry_count: number(columns.take()?),
+                    retry_count: number(columns.take::<Option<i32>>()?.unwrap_or(0)),
                     max_losses,
                     retry_delay: lease,
                     follow_ups: columns.take()?,

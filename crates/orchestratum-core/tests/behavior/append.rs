@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use orchestratum_core::{Command, Context, Error, Filter, Page, State, Verdict};
-use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{ConnectionTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -171,6 +171,27 @@ on_every_backend! {
         assert!(error.to_string().contains("limit of 100"), "{error}");
         let connection = world.connect().await;
         assert_eq!(number(&connection, "SELECT count(*) FROM orchestratum_live").await, 3_000);
+        // Refused by the database, when other statements of the same append have been carried out.
+        let refuse = match world.backend {
+            Backend::Sqlite => {
+                "CREATE TRIGGER refuse BEFORE INSERT ON orchestratum_commands WHEN NEW.payload = '\"refused\"'
+                 BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            }
+            Backend::Postgres | Backend::Mariadb => {
+                "ALTER TABLE orchestratum_commands ADD CHECK (payload <> '\"refused\"')"
+            }
+        };
+        connection.execute_unprepared(refuse).await.unwrap();
+        let payload = |n: u32, bad: u32| if n == bad { "refused".to_owned() } else { n.to_string() };
+        orchestrator.append_all((0..3_000).map(|n| ("note", payload(n, 2_999)))).await.unwrap_err();
+        let with_a_unique_one = (0..10).map(|n| {
+            let command = Command::new("note", &payload(n, 0)).unwrap();
+            if n == 0 { command.unique("one") } else { command }
+        });
+        orchestrator.append_all(with_a_unique_one).await.unwrap_err();
+        for table in ["orchestratum_live", "orchestratum_commands"] {
+            assert_eq!(number(&connection, &format!("SELECT count(*) FROM {table}")).await, 3_000);
+        }
     }
 
     async fn many_tasks_that_append_at_once_each_get_their_own_id(world) {
@@ -333,6 +354,7 @@ on_every_backend! {
             ("delay", append("k").delay(Duration::MAX).await.unwrap_err()),
             ("retry_count", append("k").retry_count(u32::MAX).await.unwrap_err()),
             ("payload", orchestrator.append(("k", "x".repeat(1_000))).await.unwrap_err()),
+            ("on_success", (0..20).fold(append("k"), |append, _| append.on_success(("k", ()))).await.unwrap_err()),
         ];
         for (option, error) in errors {
             let Error::InvalidCommand { option: named, .. } = &error else { panic!("{error}") };
