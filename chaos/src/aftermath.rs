@@ -31,8 +31,9 @@ pub(crate) async fn all_go_on(fleet: &Mutex<Fleet>) -> Result<Vec<String>> {
     }
 }
 
-/// Waits until everything has ended; `false` when nothing does any more.
-pub(crate) async fn drain(url: &str) -> Result<bool> {
+/// Waits until everything has ended, and says how long that took; `None` when nothing ends any more.
+pub(crate) async fn drain(url: &str) -> Result<Option<Duration>> {
+    let begun = Instant::now();
     let connection = sea_orm::Database::connect(url).await?;
     let (mut least, mut since) = (i64::MAX, Instant::now());
     loop {
@@ -41,12 +42,12 @@ pub(crate) async fn drain(url: &str) -> Result<bool> {
         let Some(row) = connection.query_one_raw(statement).await? else { bail!("no answer to {sql}") };
         let left: i64 = row.try_get_by_index(0)?;
         if left == 0 {
-            return Ok(true);
+            return Ok(Some(begun.elapsed()));
         }
         if left < least {
             (least, since) = (left, Instant::now());
         } else if since.elapsed() > STANDSTILL {
-            return Ok(false);
+            return Ok(None);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

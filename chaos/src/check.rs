@@ -74,7 +74,8 @@ impl Violations {
     }
 }
 
-/// `leased` is how many nanoseconds the lease of a paused process goes on for certain.
+/// `leased` is how many nanoseconds the lease of a paused process goes on for certain: none where the server or the network
+/// may be away.
 pub(crate) async fn check(url: &str, records: &[Record], leased: u64) -> Result<Report> {
     let connection = sea_orm::Database::connect(url).await?;
     let (stored, history) = (Stored::read(&connection).await?, History::of(records, leased));
@@ -113,6 +114,11 @@ fn judged(stored: &Stored, history: &History<'_>) -> Violations {
     appends::unique_keys_never_met(stored, &mut violations);
     leases::leases_never_overlapped(history, &mut violations);
     leases::nothing_began_before_its_time(stored, history, &mut violations);
+    leases::nothing_was_run_again_too_soon(stored, history, &mut violations);
+    leases::nothing_followed_too_soon(stored, history, &mut violations);
+    if history.is_undisturbed() {
+        leases::leases_were_lost_for_a_reason(stored, history, &mut violations);
+    }
     leases::nothing_began_after_a_cancel(stored, history, &mut violations);
     leases::only_the_deadly_end_their_process(stored, history, &mut violations);
     violations

@@ -32,11 +32,24 @@ impl Job {
         let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         Self { number, shape, not_before: ledger::now().saturating_add(delay), batch: None }
     }
+
+    /// How long it snoozes each time.
+    pub(crate) fn snooze(&self) -> Duration {
+        self.millis(300)
+    }
+
+    /// Spread by the number, so that a seed repeats it.
+    fn millis(&self, most: u64) -> Duration {
+        Duration::from_millis(self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % most)
+    }
 }
 
 /// Commands that must end completed, whatever happens.
 pub(crate) const GOOD: [&str; 9] =
-    ["quick", "slow", "long", "effect", "flaky", "panicking", "snoozing", "blocking", "memory"];
+    ["quick", "slow", "long", "effect", "flaky", "panicking", SNOOZING, "blocking", "memory"];
+/// Snoozes at each of its first attempts.
+pub(crate) const SNOOZING: &str = "snoozing";
+pub(crate) const SNOOZES: u32 = 2;
 /// Commands that must end failed.
 pub(crate) const BAD: [&str; 2] = ["failing", "stuck"];
 /// Kills its process twice.
@@ -53,14 +66,16 @@ pub(crate) const RETRIES: u32 = 50;
 /// Retries of those that must fail.
 pub(crate) const BAD_RETRIES: u32 = 2;
 
+/// How long a command waits that has failed.
+pub(crate) const POLICY: RetryPolicy =
+    RetryPolicy::Exponential { first: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.1 };
+
 /// What all processes of a run set, producers too: options are taken at the append.
 pub(crate) fn builder(url: &str, lease: Duration, keep: Option<Duration>) -> Builder {
-    let policy =
-        RetryPolicy::Exponential { first: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.1 };
     Orchestrator::builder()
         .database(url)
         .lease_duration(lease)
-        .default_retry_policy(policy)
+        .default_retry_policy(POLICY)
         .default_retry_count(RETRIES)
         .default_timeout(Duration::from_secs(60))
         .shutdown_grace(Duration::from_secs(2))
@@ -123,15 +138,14 @@ impl Drop for Execution {
 }
 
 async fn run(key: &str, job: Job, context: &Context) -> Result<()> {
-    // Spread by the number, so that a seed repeats it.
-    let millis = |most: u64| Duration::from_millis(job.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % most);
+    let millis = |most: u64| job.millis(most);
     match key {
         "slow" => sleep(context, millis(500)).await,
         "long" => sleep(context, Duration::from_secs(6) + millis(2_000)).await,
         "effect" => effect(job, context).await,
         "flaky" if context.attempt() < 3 => bail!("not yet"),
         "panicking" if context.attempt() < 2 => panic!("as ordered"),
-        "snoozing" if context.attempt() < 3 => Err(Verdict::snooze(millis(300)).into()),
+        SNOOZING if context.attempt() <= SNOOZES => Err(Verdict::snooze(job.snooze()).into()),
         "blocking" => {
             std::thread::sleep(millis(1_500));
             Ok(())

@@ -200,7 +200,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         stream: if is_soak { arguments.rate.unwrap_or(4_000).saturating_sub(soak::MIXTURE) } else { 0 },
         keep: is_soak.then_some(soak::KEEP),
         clocks: of(What::Workers) && kind != DatabaseKind::Sqlite,
-        spares_one: is_soak,
+        // One lives long enough to have old connections and doubts.
+        spares_one: arguments.what != What::Workers && !is_fleet,
         poll_only: arguments.poll_only,
         seed,
     };
@@ -269,12 +270,12 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     let for_ever = Storm { until: never(), ledger: ledger.clone(), random: random.fork(), pace: 1, lease };
     let drained = async {
         let drained = aftermath::drain(&wire).await?;
-        let crowd = if is_fleet && drained { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
+        let crowd = if is_fleet && drained.is_some() { crowd::probe(&wire, &ledger).await? } else { Counts::new() };
         anyhow::Ok((drained, crowd))
     };
     let (drained, crowd) = tokio::select! {
         drained = drained => drained?,
-        ended = faults::workers::calm(for_ever, &fleet) => { ended?; (false, Counts::new()) }
+        ended = faults::workers::calm(for_ever, &fleet) => { ended?; (None, Counts::new()) }
     };
     unwell.extend(fleet.into_inner().stop()?);
 
@@ -315,9 +316,15 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         report.counts.insert("conflicts per million commands", conflicts * 1_000_000 / acknowledged.max(1));
     }
     report.violations.extend(unwell);
-    if !drained {
-        let standstill = aftermath::STANDSTILL;
-        report.violations.push(format!("nothing ended for {standstill:?} while commands were live"));
+    match drained {
+        Some(time) => {
+            let millis = usize::try_from(time.as_millis())?;
+            report.counts.insert("ms from the last append until all had ended", millis);
+        }
+        None => {
+            let standstill = aftermath::STANDSTILL;
+            report.violations.push(format!("nothing ended for {standstill:?} while commands were live"));
+        }
     }
     let wanted = wanted(arguments.what, kind, arguments.seconds / u64::from(pace));
     let impossible = |fault: &&str| *fault == faults::network::PULLED && !has_cables;

@@ -72,9 +72,8 @@ pub(crate) async fn watch(
     let mut samples = Vec::new();
     while storm.lull(WINDOW / 2).await {
         let first = fleet.lock().await.first();
-        let worker_mib = resident_mib(first).unwrap_or(0.0);
         // A server that is away has no sizes.
-        if let Ok([tables, indexes, garbage]) = sizes(kind, url).await {
+        if let (Some(worker_mib), Ok([tables, indexes, garbage])) = (resident_mib(first), sizes(kind, url).await) {
             let (tables_mib, indexes_mib) = (tables / MIB, indexes / MIB);
             samples.push(Sample { at: ledger::now(), worker_mib, tables_mib, indexes_mib, garbage });
         }

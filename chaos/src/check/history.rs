@@ -48,6 +48,11 @@ impl<'a> History<'a> {
         Self { records, executions: executions(records), cancel_asked, pauses: pauses(records), leased }
     }
 
+    /// Whether server and network were left alone.
+    pub(super) const fn is_undisturbed(&self) -> bool {
+        self.leased > 0
+    }
+
     pub(super) fn executions_of(&self, id: &Uuid) -> &[Execution<'a>] {
         self.executions.get(id).map_or(&[], Vec::as_slice)
     }

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::Violations;
-use super::history::History;
-use super::stored::Stored;
+use super::history::{Execution, History};
+use super::stored::{Command, Stored};
+use crate::job::{POLICY, SNOOZES, SNOOZING};
 use crate::ledger::Entry;
 
 /// Two clocks of the database are a delay apart: SQLite's are cut off at the millisecond.
@@ -42,6 +45,83 @@ pub(super) fn nothing_began_before_its_time(stored: &Stored, history: &History<'
             if early > RESOLUTION {
                 let what = format!("{id}, attempt {}: {} ms early", execution.attempt, early / 1_000_000);
                 violations.add("began before its time", what);
+            }
+        }
+    }
+}
+
+/// Behind its failure or its snooze a command waits as long as was asked for. One that has lost its lease in between need
+/// not: nobody was told that it was to wait.
+pub(super) fn nothing_was_run_again_too_soon(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    for (id, command) in &stored.commands {
+        for pair in history.executions_of(id).windows(2) {
+            let Some(ended) = pair[0].ended else { continue };
+            let wait = u64::try_from(wait_behind(command, &pair[0]).as_nanos()).unwrap_or(u64::MAX);
+            let early = ended.saturating_add(wait).saturating_sub(pair[1].started);
+            if wait > 0 && early > RESOLUTION {
+                let what = format!("{id}, attempt {}: {} ms early", pair[1].attempt, early / 1_000_000);
+                violations.add("run again too soon", what);
+            }
+        }
+    }
+}
+
+/// At least.
+fn wait_behind(command: &Command, execution: &Execution<'_>) -> Duration {
+    let number = i64::from(execution.attempt);
+    let is_failure = |kind: &str| kind == "error" || kind == "panic";
+    let line = command.attempts.iter().find(|line| i64::from(line.attempt) == number);
+    match line {
+        Some(line) if execution.failed && is_failure(&line.kind) => {
+            let before = |attempt: i32| i64::from(attempt) < number;
+            let used = command.attempts.iter().filter(|line| before(line.attempt) && line.kind != "lost_lease").count();
+            POLICY.delay(u32::try_from(used).unwrap_or(u32::MAX), 0.0)
+        }
+        None if command.row.key == SNOOZING && execution.attempt <= SNOOZES => command.job.snooze(),
+        _ => Duration::ZERO,
+    }
+}
+
+/// What follows a completion begins behind it: behind the end of the handler, or within it where that has completed the
+/// command itself.
+pub(super) fn nothing_followed_too_soon(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    let completed = stored.commands.iter().filter(|(_, command)| command.state() == "completed");
+    let ends = completed.filter(|(_, command)| !command.is_follow_up()).filter_map(|(id, command)| {
+        let attempt = command.ended.as_ref().map(|ended| i64::from(ended.attempt));
+        let last = history.executions_of(id).iter().find(|execution| Some(i64::from(execution.attempt)) == attempt)?;
+        Some((command.job.number, if command.row.key == "effect" { last.started } else { last.ended? }))
+    });
+    let ends: HashMap<u64, u64> = ends.collect();
+    for (id, command) in stored.commands.iter().filter(|(_, command)| command.is_follow_up()) {
+        let Some(end) = ends.get(&command.job.number) else { continue };
+        if history.executions_of(id).first().is_some_and(|first| first.started < *end) {
+            violations.add("followed up too soon", id);
+        }
+    }
+}
+
+/// Where the server and the network are left alone, only who dies, ends, sleeps or gets no memory loses a lease. Of one
+/// that had not begun nobody has written down who held it.
+pub(super) fn leases_were_lost_for_a_reason(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    let mut troubled: HashMap<&str, u64> = HashMap::new();
+    for record in history.records {
+        if let Entry::Died { process, .. }
+        | Entry::Left { process }
+        | Entry::Paused { process }
+        | Entry::Starved { process } = &record.entry
+        {
+            troubled.entry(process).or_insert(record.at);
+        }
+    }
+    for (id, command) in &stored.commands {
+        for line in command.attempts.iter().filter(|line| line.kind == "lost_lease") {
+            let executions = history.executions_of(id).iter();
+            let mut held = executions.filter(|execution| i64::from(execution.attempt) == i64::from(line.attempt));
+            let lost = stored.monotonic(line.ended_at.as_micros());
+            let is_well = |process: &str| troubled.get(process).is_none_or(|since| i128::from(*since) > lost);
+            if let Some(execution) = held.find(|execution| is_well(execution.process)) {
+                let what = format!("{id}, attempt {}, of {}", line.attempt, execution.process);
+                violations.add("a lease that was lost without a reason", what);
             }
         }
     }

@@ -229,6 +229,50 @@ fn nothing_begins_before_its_time() {
 }
 
 #[test]
+fn what_has_failed_or_snoozes_waits() {
+    let ends = |world: &mut World, the: The, failed: bool| {
+        world.forget(|entry| matches!(entry, Entry::Ended { id, attempt: 1, .. } if *id == the.id()));
+        world.note(34, "a", Entry::Ended { id: the.id(), attempt: 1, failed });
+    };
+    finds("run again too soon", |world| ends(world, The::Failing, true));
+    let snoozing = |world: &mut World| {
+        world.of(The::Quick).row.key = "snoozing".to_owned();
+        world.run("a", The::Quick, 2).end(The::Quick, "completed", 2);
+        ends(world, The::Quick, false);
+    };
+    finds("run again too soon", |world| snoozing(world));
+    let mut world = World::sound();
+    snoozing(&mut world);
+    world.fail(The::Quick, 1, "lost_lease");
+    assert_eq!(world.judged(), [""; 0], "its snooze was never written down");
+}
+
+#[test]
+fn what_follows_comes_behind() {
+    finds("followed up too soon", |world| {
+        world.forget(is_start_of(The::AfterChained, 1));
+        world.start(32, "a", The::AfterChained, 1);
+    });
+    let mut world = World::sound();
+    world.forget(is_start_of(The::AfterChained, 1));
+    world.start(32, "a", The::AfterChained, 1).of(The::Chained).row.key = "effect".to_owned();
+    world.stored.effects.insert(The::Chained.id(), 1);
+    assert_eq!(world.judged(), [""; 0], "its handler had completed it and went on");
+}
+
+#[test]
+fn a_lease_is_lost_for_a_reason_where_nothing_disturbs_the_database() {
+    let lost = |leased: u64| {
+        let mut world = World::sound();
+        world.leased = leased;
+        world.fail(The::Quick, 1, "lost_lease");
+        world.judged()
+    };
+    assert_eq!(lost(1), ["a lease that was lost without a reason"]);
+    assert_eq!(lost(0), [""; 0], "the server may have been away");
+}
+
+#[test]
 fn nothing_begins_after_a_cancel() {
     finds("began after it was canceled", |world| {
         world.end(The::Canceled, "canceled", 1).run("a", The::Canceled, 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use orchestratum_testbed::{DatabaseServer, descendants};
 use rustix::process::{Pid, Signal, kill_process};
-use sea_orm::{ConnectOptions, ConnectionTrait as _, IsolationLevel, TransactionTrait as _};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, IsolationLevel, Statement, TransactionTrait as _};
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 
@@ -100,6 +100,7 @@ fn terminate_sessions<S: DatabaseServer>(server: &S) -> Result<()> {
         }
     };
     let answer = block_in_place(|| server.query(S::ADMIN_DATABASE, list))?;
+    ensure!(!answer.trim().is_empty(), "no session was ended");
     if S::KIND == orchestratum_testbed::Kind::MariaDb {
         for id in answer.split_whitespace() {
             let _ = block_in_place(|| server.query(S::ADMIN_DATABASE, &format!("KILL {id}"))); // it may have gone by itself
@@ -114,6 +115,9 @@ async fn connect(url: &str) -> Result<sea_orm::DatabaseConnection> {
     Ok(sea_orm::Database::connect(options).await?)
 }
 
+/// Who gets no more than these has used up nothing: the server was away.
+const FEW: usize = 10;
+
 async fn use_up_connections(url: &str, time: Duration) -> Result<()> {
     let mut connections = Vec::new();
     while let Ok(connection) = connect(url).await {
@@ -122,16 +126,17 @@ async fn use_up_connections(url: &str, time: Duration) -> Result<()> {
             break;
         }
     }
-    ensure!(!connections.is_empty(), "the server is away");
+    ensure!(connections.len() >= FEW, "the server is away, or has no more than {} for us", connections.len());
     tokio::time::sleep(time).await;
     Ok(())
 }
 
-/// Runs a statement in a transaction that stays open for a while, with a snapshot of the beginning, and is rolled back.
+/// Runs a query in a transaction that stays open for a while, with a snapshot of the beginning, and is rolled back.
 async fn hold(url: &str, sql: &str, time: Duration) -> Result<()> {
     let level = Some(IsolationLevel::RepeatableRead);
     let transaction = connect(url).await?.begin_with_config(level, None).await?;
-    transaction.execute_unprepared(sql).await?;
+    let query = Statement::from_string(transaction.get_database_backend(), sql);
+    ensure!(!transaction.query_all_raw(query).await?.is_empty(), "there is nothing to hold");
     tokio::time::sleep(time).await;
     transaction.rollback().await?;
     Ok(())

@@ -7,10 +7,13 @@ use tokio::task::{JoinSet, block_in_place};
 
 use super::{Deck, Storm};
 use crate::cable::Cable;
+use crate::ledger::Entry;
 use crate::proxy::{Proxy, Weather, Wires};
 
 /// As the ledger has it. It takes networks of their own for the processes.
 pub(crate) const PULLED: &str = "cable pulled out";
+/// The second of these, when it lasted.
+const LONG: &str = "loss of connections for longer than anyone waits";
 /// As the ledger has them.
 pub(crate) const KINDS: [&str; 6] = [
     "cut of connections",
@@ -33,10 +36,19 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
             0 => wires.iter().for_each(Proxy::cut),
             1 => {
                 wires.iter().for_each(Proxy::half_open);
-                // One time in three for longer than anyone waits for an answer.
+                // One time in three for longer than anyone waits for an answer, if nothing else cuts them before.
                 let is_long = storm.random.u8(..3) == 0;
                 let time = storm.millis(if is_long { 35_000..60_000 } else { 0..20_000 });
-                later.spawn(cut_later(wires.to_vec(), time));
+                let (wires, ledger) = (wires.to_vec(), storm.ledger.clone());
+                later.spawn(async move {
+                    let dead: Vec<(&Proxy, u64)> = wires.iter().filter_map(|wire| Some((wire, wire.dead()?))).collect();
+                    tokio::time::sleep(time).await;
+                    let lasted = dead.iter().any(|(wire, dead)| wire.dead() == Some(*dead));
+                    wires.iter().for_each(Proxy::cut);
+                    if is_long && lasted {
+                        ledger.note(Entry::Fault { name: LONG.to_owned() });
+                    }
+                });
             }
             2 => {
                 let time = storm.millis(500..12_000);

@@ -127,7 +127,8 @@ impl World {
     }
 
     fn follow_up(&mut self, the: The, parent: The, key: &str) -> &mut Self {
-        self.store(the.id(), number(parent), key, Shape::Chained).run("a", the, 1).end(the, "completed", 1)
+        self.store(the.id(), number(parent), key, Shape::Chained).start(34, "a", the, 1);
+        self.note(35, "a", Entry::Ended { id: the.id(), attempt: 1, failed: false }).end(the, "completed", 1)
     }
 
     pub(super) fn of(&mut self, the: The) -> &mut Command {
@@ -173,7 +174,8 @@ impl World {
             kind: kind.to_owned(),
             error: String::new(),
             instance: None,
-            ended_at: Timestamp::from_micros(2),
+            // Behind all that the ledgers have.
+            ended_at: Timestamp::from_micros(100_000_000),
         };
         self.of(the).attempts.push(attempt);
         self
