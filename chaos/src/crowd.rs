@@ -17,8 +17,12 @@ pub(crate) type Counts = BTreeMap<&'static str, usize>;
 
 /// The application's pool, the engine's, a heartbeat and a listener: what a process may open at most.
 pub(crate) const CONNECTIONS_OF_A_PROCESS: usize = 16;
-/// PostgreSQL publishes what a session has done up to ten seconds later.
-const PUBLISHED: Duration = Duration::from_secs(11);
+/// Statements a second of one that has nothing to do, heartbeats of a short lease included.
+pub(crate) const STATEMENTS_OF_AN_IDLE_WORKER: usize = 4;
+pub(crate) const IDLE_STATEMENTS: &str = "statements a second of all idle workers";
+pub(crate) const STATEMENTS_OF_AN_APPEND: &str = "statements for each single append";
+/// Nanoseconds within which a crowd starts.
+const START: u64 = 10_000_000_000;
 const IDLE: Duration = Duration::from_secs(20);
 const APPENDS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,14 +42,15 @@ pub(crate) async fn most_connections(mut storm: Storm, url: &str) -> Result<usiz
 pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
     let connection = sea_orm::Database::connect(url).await?;
     let client = Orchestrator::builder().database(url).client_only().build().await?;
-    let transactions = async || {
-        sleep(PUBLISHED).await;
-        let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    // Not transactions: a session that listens counts one for each message, and tells of them when it likes.
+    let statements = async || {
+        let sql = "SELECT sum(calls)::bigint FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid \
+                   WHERE d.datname = current_database()";
         number(&connection, sql).await
     };
-    let (begun, before) = (Instant::now(), transactions().await?);
+    let (begun, before) = (Instant::now(), statements().await?);
     sleep(IDLE).await;
-    let (idle, idle_for) = (transactions().await? - before, begun.elapsed().as_secs_f64());
+    let (idle, idle_for) = (statements().await? - before, begun.elapsed().as_secs_f64());
     let (begun, before) = (Instant::now(), before + idle);
     let mut times = Vec::new();
     for number in 0..APPENDS {
@@ -58,34 +63,31 @@ pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
         times.push(appended.elapsed());
         sleep(PAUSE).await;
     }
-    let (busy, busy_for) = (transactions().await? - before, begun.elapsed().as_secs_f64());
+    let (busy, busy_for) = (statements().await? - before, begun.elapsed().as_secs_f64());
     times.sort_unstable();
     let of_idle = lossy(idle) / idle_for;
     let millis = |share: usize| times[times.len() * share / 100].as_millis();
     Ok(Counts::from([
-        ("transactions a second of all idle workers", whole(of_idle)),
-        ("transactions for each single append", whole((lossy(busy) - of_idle * busy_for) / f64::from(APPENDS))),
+        (IDLE_STATEMENTS, whole(of_idle)),
+        (STATEMENTS_OF_AN_APPEND, whole((lossy(busy) - of_idle * busy_for) / f64::from(APPENDS))),
         ("ms from a single append to its end, median", usize::try_from(millis(50))?),
         ("ms from a single append to its end, 99th percentile", usize::try_from(millis(99))?),
     ]))
 }
 
-/// How many handlers the least and the most busy worker ran, of those that were there from the start.
+/// How many handlers the least and the most busy worker ran, of those that were there from the start to the end.
 pub(crate) fn shares(records: &[Record]) -> Counts {
     let mut ran: BTreeMap<&str, usize> = BTreeMap::new();
     for record in records.iter().filter(|record| record.process.starts_with("worker")) {
         *ran.entry(&record.process).or_default() += usize::from(matches!(record.entry, Entry::Started { .. }));
     }
-    // A second fleet starts when the first has ended.
-    let first_end = records
-        .iter()
-        .position(|record| matches!(record.entry, Entry::Died { .. } | Entry::Left { .. }))
-        .unwrap_or(records.len());
-    let began = |process: &str| {
-        let begins = |record: &Record| matches!(record.entry, Entry::Began { .. }) && &*record.process == process;
-        records[..first_end].iter().any(begins)
+    let started = records.first().map_or(0, |record| record.at) + START;
+    let was_there = |process: &str| {
+        let began = |record: &Record| matches!(record.entry, Entry::Began { .. }) && &*record.process == process;
+        let died = |record: &Record| matches!(&record.entry, Entry::Died { process: died, .. } if died == process);
+        records.iter().take_while(|record| record.at < started).any(began) && !records.iter().any(died)
     };
-    let shares = ran.iter().filter(|(process, _)| began(process)).map(|(_, count)| *count);
+    let shares = ran.iter().filter(|(process, _)| was_there(process)).map(|(_, count)| *count);
     Counts::from([
         ("handlers run by the least busy worker", shares.clone().min().unwrap_or(0)),
         ("handlers run by the busiest worker", shares.max().unwrap_or(0)),

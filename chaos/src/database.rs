@@ -101,10 +101,15 @@ impl Database {
         Self::Galera(Galera::start(3, &options)?).prepared().await
     }
 
-    /// A PostgreSQL with connections for a crowd of processes.
+    /// A PostgreSQL with connections for a crowd of processes, which counts statements.
     pub(crate) async fn start_large() -> Result<Self> {
         install::ensure(Kind::Postgres)?;
-        Self::Postgres(Postgres::start(postgres_options(10 * CONNECTIONS, None))?).prepared().await
+        let mut options = postgres_options(10 * CONNECTIONS, None);
+        options.extra_args.extend(["-c".to_owned(), "shared_preload_libraries=pg_stat_statements".to_owned()]);
+        let server = Postgres::start(options)?;
+        // What each new database begins as.
+        server.query("template1", "CREATE EXTENSION pg_stat_statements")?;
+        Self::Postgres(server).prepared().await
     }
 
     /// One of this kind, within the folder `place` or where temporary folders are.
