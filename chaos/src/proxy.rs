@@ -125,12 +125,6 @@ impl Proxy {
         self.cut.send_replace(self.last.load(Ordering::Relaxed));
     }
 
-    /// Up to which connection they are dead, if any of these is still there.
-    pub(crate) fn dead(&self) -> Option<u64> {
-        let (dead, cut) = (*self.dead.borrow(), *self.cut.borrow());
-        (dead > cut).then_some(dead)
-    }
-
     /// Drops whatever the connections that exist carry from now on, and tells nobody.
     pub(crate) fn half_open(&self) {
         self.dead.send_replace(self.last.load(Ordering::Relaxed));

@@ -7,20 +7,18 @@ use tokio::task::{JoinSet, block_in_place};
 
 use super::{Deck, Storm};
 use crate::cable::Cable;
-use crate::ledger::Entry;
 use crate::proxy::{Proxy, Weather, Wires};
 
 /// As the ledger has it. It takes networks of their own for the processes.
 pub(crate) const PULLED: &str = "cable pulled out";
-/// The second of these, when it lasted.
-const LONG: &str = "loss of connections for longer than anyone waits";
 /// As the ledger has them.
-pub(crate) const KINDS: [&str; 6] = [
+pub(crate) const KINDS: [&str; 7] = [
     "cut of connections",
     "loss of connections without a word",
     "network that stood still",
     "slow network",
     "loss of answers",
+    "loss of connections for longer than anyone waits",
     PULLED,
 ];
 
@@ -36,19 +34,7 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
             0 => wires.iter().for_each(Proxy::cut),
             1 => {
                 wires.iter().for_each(Proxy::half_open);
-                // One time in three for longer than anyone waits for an answer, if nothing else cuts them before.
-                let is_long = storm.random.u8(..3) == 0;
-                let time = storm.millis(if is_long { 35_000..60_000 } else { 0..20_000 });
-                let (wires, ledger) = (wires.to_vec(), storm.ledger.clone());
-                later.spawn(async move {
-                    let dead: Vec<(&Proxy, u64)> = wires.iter().filter_map(|wire| Some((wire, wire.dead()?))).collect();
-                    tokio::time::sleep(time).await;
-                    let lasted = dead.iter().any(|(wire, dead)| wire.dead() == Some(*dead));
-                    wires.iter().for_each(Proxy::cut);
-                    if is_long && lasted {
-                        ledger.note(Entry::Fault { name: LONG.to_owned() });
-                    }
-                });
+                later.spawn(cut_later(wires.to_vec(), storm.millis(0..20_000)));
             }
             2 => {
                 let time = storm.millis(500..12_000);
@@ -62,6 +48,14 @@ pub(crate) async fn rage(mut storm: Storm, wires: &Wires) -> Result<()> {
                 // What is asked for meanwhile is done, and nobody hears of it.
                 wires.iter().for_each(Proxy::silence);
                 later.spawn(cut_later(wires.to_vec(), storm.millis(100..8_000)));
+            }
+            5 => {
+                let time = storm.millis(32_000..40_000);
+                // Nothing else may cut them before.
+                while later.join_next().await.is_some() {}
+                wires.iter().for_each(Proxy::half_open);
+                tokio::time::sleep(time).await;
+                wires.iter().for_each(Proxy::cut);
             }
             _ => {
                 let time = storm.millis(500..12_000);

@@ -165,7 +165,7 @@ impl Builder {
         keep_completed: Option<Duration> => keep_completed;
         /// How long failed commands are kept; `None` keeps them. Default 30 days.
         keep_failed: Option<Duration> => keep_failed;
-        /// The largest payload and output, in bytes of JSON. Default 1 MiB.
+        /// The largest payload, output, and all follow-ups of a command together, in bytes of JSON each. Default 1 MiB.
         payload_limit: usize => payload_limit;
         /// How long [`Worker::shutdown`](crate::Worker::shutdown) lets running commands finish. Default 25 s.
         shutdown_grace: Duration => shutdown_grace;

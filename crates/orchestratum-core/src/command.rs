@@ -182,6 +182,9 @@ impl Command {
     }
 
     /// Appends `command` when this one completes, in the same transaction. Call it again for more.
+    ///
+    /// All follow-ups of a command, and theirs, are stored with it: sixteen deep, and as much JSON as the limit of payloads
+    /// allows.
     pub fn on_success(mut self, command: Self) -> Self {
         self.on_success.push(command);
         self
