@@ -17,10 +17,11 @@ pub(crate) type Counts = BTreeMap<&'static str, usize>;
 
 /// The application's pool, the engine's, a heartbeat and a listener: what a process may open at most.
 pub(crate) const CONNECTIONS_OF_A_PROCESS: usize = 16;
-/// Statements a second of one that has nothing to do, heartbeats of a short lease included.
-pub(crate) const STATEMENTS_OF_AN_IDLE_WORKER: usize = 4;
-pub(crate) const IDLE_STATEMENTS: &str = "statements a second of all idle workers";
-pub(crate) const STATEMENTS_OF_AN_APPEND: &str = "statements for each single append";
+/// Statements a second of one that has nothing to do: a poll, and the heartbeats and looks of a short lease, each of which
+/// is a transaction of several.
+const STATEMENTS_OF_AN_IDLE_WORKER: usize = 6;
+const IDLE_STATEMENTS: &str = "statements a second of all idle workers";
+const STATEMENTS_OF_AN_APPEND: &str = "statements for each single append";
 /// Nanoseconds within which a crowd starts.
 const START: u64 = 10_000_000_000;
 const IDLE: Duration = Duration::from_secs(20);
@@ -75,6 +76,24 @@ pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
     ]))
 }
 
+const LEAST_BUSY: &str = "handlers run by the least busy worker";
+const BUSIEST: &str = "handlers run by the busiest worker";
+/// How many times as much the busiest may run: who was in time last asks first, and commands are of all lengths.
+const UNEVEN: usize = 10;
+
+/// What a crowd of so many workers must not do.
+pub(crate) fn excesses(counts: &Counts, workers: usize) -> Vec<String> {
+    let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+    let many = [
+        (IDLE_STATEMENTS, STATEMENTS_OF_AN_IDLE_WORKER * workers),
+        // Each would ask at least once, if all of them woke.
+        (STATEMENTS_OF_AN_APPEND, workers),
+        (BUSIEST, UNEVEN * count(LEAST_BUSY)),
+    ];
+    let many = many.into_iter().filter(|(name, allowed)| count(name) > *allowed);
+    many.map(|(name, allowed)| format!("{} {name}, where {allowed} are many", count(name))).collect()
+}
+
 /// How many handlers the least and the most busy worker ran, of those that were there from the start to the end.
 pub(crate) fn shares(records: &[Record]) -> Counts {
     let mut ran: BTreeMap<&str, usize> = BTreeMap::new();
@@ -88,10 +107,7 @@ pub(crate) fn shares(records: &[Record]) -> Counts {
         records.iter().take_while(|record| record.at < started).any(began) && !records.iter().any(died)
     };
     let shares = ran.iter().filter(|(process, _)| was_there(process)).map(|(_, count)| *count);
-    Counts::from([
-        ("handlers run by the least busy worker", shares.clone().min().unwrap_or(0)),
-        ("handlers run by the busiest worker", shares.max().unwrap_or(0)),
-    ])
+    Counts::from([(LEAST_BUSY, shares.clone().min().unwrap_or(0)), (BUSIEST, shares.max().unwrap_or(0))])
 }
 
 async fn number(connection: &DatabaseConnection, sql: &str) -> Result<usize> {
@@ -108,4 +124,23 @@ fn lossy(count: usize) -> f64 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a report")]
 fn whole(value: f64) -> usize {
     value.round().max(0.0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_wakes_as_one_or_leaves_nothing_to_another_is_told_of() {
+        let counts = |idle, each, least, most| {
+            Counts::from([
+                (IDLE_STATEMENTS, idle),
+                (STATEMENTS_OF_AN_APPEND, each),
+                (LEAST_BUSY, least),
+                (BUSIEST, most),
+            ])
+        };
+        assert!(excesses(&counts(300, 50, 100, 1_000), 50).is_empty());
+        assert_eq!(excesses(&counts(301, 51, 0, 1), 50).len(), 3);
+    }
 }

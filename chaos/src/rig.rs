@@ -307,18 +307,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         if most_connections > allowed {
             report.violations.push(format!("{most_connections} connections, where {allowed} are many"));
         }
-        let crowd_size = usize::try_from(plan.workers)?;
-        let many = [
-            (crowd::IDLE_STATEMENTS, crowd::STATEMENTS_OF_AN_IDLE_WORKER * crowd_size),
-            // Each would ask at least once, if all of them woke.
-            (crowd::STATEMENTS_OF_AN_APPEND, crowd_size),
-        ];
-        for (name, allowed) in many {
-            let count = report.counts.get(name).copied().unwrap_or(usize::MAX);
-            if count > allowed {
-                report.violations.push(format!("{count} {name}, where {allowed} are many"));
-            }
-        }
+        report.violations.extend(crowd::excesses(&report.counts, usize::try_from(plan.workers)?));
     }
     (report.database, report.seed, report.seconds) = (name, seed, arguments.seconds);
     report.faults = ledger::faults(&records, lease);
