@@ -1,7 +1,6 @@
 //! When handlers may run.
 
 use std::collections::{HashMap, HashSet};
-
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -66,7 +65,7 @@ pub(super) fn nothing_was_run_again_too_soon(stored: &Stored, history: &History<
     }
 }
 
-/// At least.
+/// How long a command waits at least behind this execution: not at all where nobody has written down that it should.
 fn wait_behind(command: &Command, execution: &Execution<'_>) -> Duration {
     let number = i64::from(execution.attempt);
     let is_failure = |kind: &str| kind == "error" || kind == "panic";
