@@ -44,6 +44,8 @@ enum Variant {
     SettlesWithoutToken,
     /// A handler's own transaction names the command and not the lease.
     CompletesById,
+    /// A handler's own transaction looks at the lease and locks nothing.
+    CompletesWithoutLock,
     /// A worker's clock decides that the lease of another one has expired, and nobody is fenced.
     TrustsWorkersClock,
     /// What an append is about to lease is not known to the look for lost claims.
@@ -99,6 +101,7 @@ impl Model for Protocol {
             wire: Vec::new(),
             left: self.faults,
             stale_write: false,
+            has_locks: self.variant != Variant::CompletesWithoutLock,
         }]
     }
 

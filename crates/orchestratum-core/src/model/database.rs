@@ -8,7 +8,7 @@ use crate::model::wire::{Answer, Message, Request, Stage};
 use crate::model::world::World;
 use crate::model::{Protocol, Variant};
 use crate::outcome::Ending;
-use crate::state::State;
+use crate::state::{Event, State};
 
 impl Protocol {
     /// Takes a request to its next stage.
@@ -40,14 +40,14 @@ impl Protocol {
             }
             Request::CompleteIn { token } => {
                 let held = row.is_leased_as(token);
-                if !held && self.variant != Variant::CompletesById {
-                    return Stage::Answered(Answer::Nothing);
-                }
-                if begins {
-                    return Stage::Open;
+                // Asked once: from then to the commit the lock keeps others from the row.
+                match begins {
+                    true if held || self.variant == Variant::CompletesById => return Stage::Open,
+                    true => return Stage::Answered(Answer::Nothing),
+                    false => {}
                 }
                 row.effects += 1;
-                row.state = Some(State::Completed);
+                row.raise(Event::Complete);
                 row.instance = None;
                 world.stale_write |= !held;
                 Answer::Done { attempt: token.attempt }

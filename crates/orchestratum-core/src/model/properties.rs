@@ -17,6 +17,9 @@ pub(super) fn always() -> Vec<Property<Protocol>> {
         }),
         Property::always(NO_STALE_WRITE, |_, world: &World| !world.stale_write),
         Property::always(ONE_EFFECT, |_, world: &World| world.rows.iter().all(|row| row.effects <= 1)),
+        Property::always("nothing happens that the table of states does not know", |_, world: &World| {
+            !world.rows.iter().any(|row| row.misled)
+        }),
         Property::always("every attempt is accounted for", |_, world: &World| {
             world.rows.iter().all(Row::is_accounted_for)
         }),

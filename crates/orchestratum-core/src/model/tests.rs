@@ -63,6 +63,7 @@ fn each_missing_protection_is_caught() {
     let (kill, late) = (Faults { kills: 1, ..NONE }, Faults { late: 1, ..NONE });
     is_caught(Variant::SettlesWithoutToken, 1, NO_STALE_WRITE, late);
     is_caught(Variant::CompletesById, 1, ONE_EFFECT, late);
+    is_caught(Variant::CompletesWithoutLock, 1, NO_STALE_WRITE, late);
     is_caught(Variant::TrustsWorkersClock, 1, ONE_HANDLER, NONE);
     is_caught(Variant::ExtendsWhenFenced, 1, ONE_HANDLER, late);
     is_caught(Variant::ReclaimsById, 1, ONE_HANDLER, late);
@@ -113,6 +114,11 @@ fn nothing_goes_wrong_in_larger_worlds() {
     holds(2, 1, Faults { pauses: 1, errors: 1, cancels: 1, stops: 1, ..NONE });
     holds(2, 2, Faults { kills: 1, ..NONE });
     holds(2, 2, Faults { late: 1, ..NONE });
+    holds(2, 2, Faults { errors: 1, ..NONE });
+    holds(2, 2, Faults { snoozes: 1, ..NONE });
+    holds(2, 2, Faults { cancels: 1, ..NONE });
+    holds(2, 2, Faults { stops: 1, ..NONE });
+    holds(2, 2, Faults { pauses: 1, ..NONE });
     holds(3, 1, Faults { kills: 1, ..NONE });
     holds(3, 1, Faults { late: 1, ..NONE });
     holds(2, 3, NONE);

@@ -20,6 +20,8 @@ pub(super) struct World {
     pub(super) left: Faults,
     /// A write by somebody whose lease was not the one in the row.
     pub(super) stale_write: bool,
+    /// Whether a handler's own transaction locks the row that it has written.
+    pub(super) has_locks: bool,
 }
 
 /// A command in the database.
@@ -38,6 +40,8 @@ pub(super) struct Row {
     pub(super) excused: u8,
     /// An operator has run it again.
     pub(super) retried: bool,
+    /// Somebody has done to it what the table of `state` knows nothing of.
+    pub(super) misled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -189,7 +193,7 @@ impl World {
     pub(super) fn is_locked(&self, command: u8) -> bool {
         let locks = |request: &Request| matches!(request, Request::CompleteIn { .. });
         let mut open = self.wire.iter().filter(|message| message.stage == Stage::Open);
-        open.any(|message| message.command == command && locks(&message.request))
+        self.has_locks && open.any(|message| message.command == command && locks(&message.request))
     }
 
     /// Leaves out what nobody waits for and the guards refuse for ever, for fencing is final and attempt numbers grow; a
@@ -247,8 +251,9 @@ impl Row {
     }
 
     pub(super) fn raise(&mut self, event: Event) {
-        if let Some(state) = self.state.and_then(|state| next(state, event).ok()) {
-            self.state = Some(state);
+        match self.state.and_then(|state| next(state, event).ok()) {
+            Some(state) => self.state = Some(state),
+            None => self.misled = true,
         }
     }
 
