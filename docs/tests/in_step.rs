@@ -57,6 +57,33 @@ fn every_case_that_a_guarantee_names_is_in_the_suite() {
     }
 }
 
+/// A row names where the protection is and what failed without it.
+#[test]
+fn every_protection_that_was_taken_out_is_where_the_document_says() {
+    let document = read("docs/guarantees.md");
+    let table = document.split("### Each protection taken out").nth(1).unwrap_or_default();
+    let suite: String = sources("crates/orchestratum-core").into_iter().map(|(_, text)| text).collect();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let (mut file, mut count) = (String::new(), 0);
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        for name in cells[2].split('`').skip(1).step_by(2) {
+            if name.ends_with(".rs") {
+                file = read(&format!("crates/orchestratum-core/src/{name}"));
+            } else {
+                let name = name.rsplit(':').next().unwrap_or(name);
+                let known = ["fn", "const", "static"].iter().any(|word| file.contains(&format!("{word} {name}")));
+                assert!(known, "no `{name}` where {row} has it");
+            }
+        }
+        for case in cells[3].split('`').skip(1).step_by(2) {
+            assert!(suite.contains(&format!("fn {case}(")), "no case `{case}`");
+        }
+        count += 1;
+    }
+    assert!(count > 10, "{count} rows");
+}
+
 #[test]
 fn every_option_of_the_builder_is_documented() {
     let builder = read("crates/orchestratum-core/src/builder.rs");

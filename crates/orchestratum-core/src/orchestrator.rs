@@ -17,7 +17,7 @@ use crate::inspect::{AttemptInfo, CommandInfo, Count, Ending, Filter, Outcome, P
 use crate::services::Services;
 use crate::state::State;
 use crate::store::operate::Canceled;
-use crate::store::purge;
+use crate::store::{heeded, purge};
 
 /// The handle of an application: cheap to clone, to be shared by all its tasks.
 ///
@@ -242,7 +242,8 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Database`].
     pub async fn begin(&self) -> Result<DatabaseTransaction> {
-        Ok(self.shared.connection.begin_with_options(self.shared.store.backend.application_transaction()).await?)
+        let options = self.shared.store.backend.application_transaction();
+        Ok(heeded(self.shared.connection.begin_with_options(options).await)?)
     }
 
     /// The connection pool of the application's side, for queries through the [`entity`](crate::entity) module and for

@@ -152,7 +152,7 @@ impl Store {
         options: TransactionOptions,
         work: &(impl Fn(Arc<DatabaseTransaction>) -> BoxFuture<'s, Result<T>> + Send + Sync + 's),
     ) -> Result<T> {
-        let transaction = Arc::new(self.connection().begin_with_options(options).await?);
+        let transaction = Arc::new(heeded(self.connection().begin_with_options(options).await)?);
         let result = work(Arc::clone(&transaction)).await;
         let transaction = Arc::into_inner(transaction).expect("`work` has ended and kept nothing");
         match result {
@@ -225,7 +225,7 @@ impl Store {
 
     async fn rows_once(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         if !self.poll_only {
-            return self.connection().query_all_raw(statement).await;
+            return heeded(self.connection().query_all_raw(statement).await);
         }
         let transaction = self.connection().begin().await?;
         let rows = transaction.query_all_raw(statement).await?;
@@ -235,7 +235,7 @@ impl Store {
 
     async fn changed_once(&self, statement: Statement) -> Result<u64, DbErr> {
         if !self.poll_only {
-            return Ok(self.connection().execute_raw(statement).await?.rows_affected());
+            return Ok(heeded(self.connection().execute_raw(statement).await)?.rows_affected());
         }
         // A transaction that is dropped is rolled back.
         let transaction = self.connection().begin().await?;
@@ -247,10 +247,15 @@ impl Store {
 
 /// Rows of one statement within a transaction.
 pub(crate) async fn rows_in(transaction: &DatabaseTransaction, sql: Sql) -> Result<Vec<QueryResult>> {
-    Ok(transaction.query_all_raw(sql.build()).await?)
+    Ok(heeded(transaction.query_all_raw(sql.build()).await)?)
 }
 
 /// The number of rows that one statement changed within a transaction.
 pub(crate) async fn execute_in(transaction: &DatabaseTransaction, sql: Sql) -> Result<u64> {
-    Ok(transaction.execute_raw(sql.build()).await?.rows_affected())
+    Ok(heeded(transaction.execute_raw(sql.build()).await)?.rows_affected())
+}
+
+/// Lets the connections hear of an error that they are to blame for.
+pub(crate) fn heeded<T>(result: Result<T, DbErr>) -> Result<T, DbErr> {
+    result.inspect_err(backend::heed)
 }

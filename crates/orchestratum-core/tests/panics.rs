@@ -1,4 +1,5 @@
-//! Guarantee 12: no panic ends a loop. A binary of its own, because a subscriber is the whole process's.
+//! Guarantee 12: no panic ends a loop. A binary of its own, because a subscriber is the whole process's; on SQLite alone,
+//! for the loops are the same everywhere.
 #![allow(clippy::unwrap_used, reason = "a case that cannot go on says where")]
 
 use std::collections::HashSet;

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use crate::context::Context;
 use crate::engine::held::Holdings;
 use crate::engine::slots::Slot;
-use crate::engine::{Shared, panic_text, storable};
+use crate::engine::{Shared, panic_text, quietly, storable};
 use crate::error::Result;
 use crate::outcome::Ending;
 use crate::resolve::resolve;
@@ -221,7 +221,11 @@ impl Attempt {
 
     fn plain_report(&self, ending: Ending) -> Report {
         let config = &self.shared.config;
-        let retry_delay = if ending == Ending::LostLease { config.lease_duration } else { self.retry_delay() };
+        let retry_delay = match ending {
+            Ending::Completed(_) => Duration::ZERO,
+            Ending::LostLease => config.lease_duration,
+            _ => self.retry_delay(),
+        };
         Report {
             lease: self.lease,
             ending,
@@ -244,9 +248,24 @@ impl Attempt {
                 return delay.min(MAX_RETRY_DELAY);
             }
         }
-        let stored = self.claimed.retry_policy.as_deref();
-        let policy = stored.and_then(|policy| serde_json::from_str::<RetryPolicy>(policy).ok());
+        let policy = self.stored_policy();
         policy.as_ref().unwrap_or(&self.shared.config.default_retry_policy).delay(used, fastrand::f64())
+    }
+
+    fn stored_policy(&self) -> Option<RetryPolicy> {
+        match serde_json::from_str(self.claimed.retry_policy.as_deref()?) {
+            Ok(policy) => Some(policy),
+            Err(error) => {
+                let id = self.lease.id;
+                quietly(|| {
+                    tracing::error!(
+                        target: "orchestratum::retry_policy::unreadable", %id, %error,
+                        "its retry policy cannot be read; the default one is taken"
+                    );
+                });
+                None
+            }
+        }
     }
 
     /// Tells the handler to stop. The first reason stays, except that a lost lease outweighs all.

@@ -16,7 +16,7 @@ mod connect;
 mod files;
 mod listen;
 
-pub(crate) use connect::{Purpose, connect, connect_like, search_path};
+pub(crate) use connect::{Purpose, connect, connect_like, heed, search_path};
 pub(crate) use listen::CANCEL;
 
 /// One of the databases that we know.
@@ -280,6 +280,12 @@ pub(crate) fn is_file_busy(error: &DbErr) -> bool {
 /// the file beside the log.
 pub(crate) fn is_file_full(error: &DbErr) -> bool {
     matches!(code(error), Some(Code::Sqlite(10 | 13)))
+}
+
+/// Whether SQLite has refused a write because the connection may only read.
+#[cfg(feature = "sqlite")]
+fn is_of_a_reader(error: &DbErr) -> bool {
+    matches!(code(error), Some(Code::Sqlite(8)))
 }
 
 /// Whether the same statement may succeed later: a conflict, or a database that is away, full, read-only or starting.

@@ -122,17 +122,17 @@ impl Store {
     pub(super) async fn lanes(&self, condition: &str) -> Result<Vec<Head>> {
         let sql = if self.backend.skips_through_groups() {
             self.sql(
-                "WITH lane AS (SELECT queue, command_key, priority, min(run_at) AS run_at FROM orchestratum_live
-                    GROUP BY queue, command_key, priority) ",
+                "WITH lane AS (SELECT queue, command_key, priority, min(run_at) AS run_at, NULL AS id
+                    FROM orchestratum_live GROUP BY queue, command_key, priority) ",
             )
         } else {
             // https://wiki.postgresql.org/wiki/Loose_indexscan: jump from the first entry of a lane to the next lane's.
             self.sql(
-                "WITH RECURSIVE lane(queue, command_key, priority, run_at) AS (
-                    SELECT * FROM (SELECT queue, command_key, priority, run_at FROM orchestratum_live
+                "WITH RECURSIVE lane(queue, command_key, priority, run_at, id) AS (
+                    SELECT * FROM (SELECT queue, command_key, priority, run_at, id FROM orchestratum_live
                         ORDER BY queue, command_key, priority, run_at LIMIT 1) AS first
                     UNION ALL
-                    SELECT next.queue, next.command_key, next.priority, next.run_at
+                    SELECT next.queue, next.command_key, next.priority, next.run_at, next.id
                     FROM lane JOIN orchestratum_live AS next ON next.id = (
                         SELECT l.id FROM orchestratum_live AS l
                         WHERE (l.queue, l.command_key, l.priority) > (lane.queue, lane.command_key, lane.priority)
@@ -140,8 +140,11 @@ impl Store {
                 ) ",
             )
         };
-        let sql =
-            sql.text("SELECT queue, command_key, priority, run_at, run_at - ").now().text(" FROM lane").text(condition);
+        let sql = sql
+            .text("SELECT queue, command_key, priority, run_at, run_at - ")
+            .now()
+            .text(", id FROM lane")
+            .text(condition);
         let rows = self.rows(sql).await?;
         let head = |row: &QueryResult| {
             let mut columns = Columns::new(row);
@@ -149,18 +152,23 @@ impl Store {
             let due_at = Timestamp::from_micros(columns.take()?);
             Ok::<_, DbErr>(Head { lane, due_at, due_in_micros: columns.take()? })
         };
-        let (mut heads, mut unreadable) = (Vec::with_capacity(rows.len()), Ok(()));
+        let (mut heads, mut unreadable) = (Vec::with_capacity(rows.len()), None);
         for row in &rows {
             match head(row) {
                 Ok(head) => heads.push(head),
-                Err(error) => unreadable = Err(error),
+                Err(error) => unreadable = Some((row, error)),
             }
         }
-        if let Err(error) = unreadable {
+        if let Some((row, error)) = unreadable {
             if heads.is_empty() {
                 return Err(error.into());
             }
-            tracing::error!(target: "orchestratum::survey::unreadable", %error, "the queue or key of some commands cannot be read");
+            // MySQL and MariaDB keep no text that cannot be read, and name none.
+            let id: Option<Uuid> = Columns::after(row, 5).take()?;
+            let id = id.map(CommandId::from).map(tracing::field::display);
+            tracing::error!(
+                target: "orchestratum::survey::unreadable", id, %error, "the queue or key of commands like this one cannot be read"
+            );
         }
         Ok(heads)
     }

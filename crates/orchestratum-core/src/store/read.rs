@@ -205,9 +205,16 @@ fn capped(count: i64) -> Count {
     Count { value: u64::try_from(count.min(COUNT_CAP)).unwrap_or(0), at_least: count > COUNT_CAP }
 }
 
+/// An error names the command: somebody has written into its row by hand.
 fn read_info(row: &QueryResult) -> Result<CommandInfo> {
     let mut columns = Columns::new(row);
-    let id: CommandId = columns.take::<Uuid>()?.into();
+    let id = columns.take::<Uuid>()?.into();
+    let info = read_columns(id, &mut columns);
+    Ok(info.map_err(|error| DbErr::Type(format!("command {id} cannot be read: {error}")))?)
+}
+
+/// Those behind the id.
+fn read_columns(id: CommandId, columns: &mut Columns<'_>) -> Result<CommandInfo, DbErr> {
     let time = |micros: i64| Timestamp::from_micros(micros).to_datetime();
     let millis = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
     Ok(CommandInfo {
@@ -234,7 +241,7 @@ fn read_info(row: &QueryResult) -> Result<CommandInfo> {
     })
 }
 
-fn read_state(id: CommandId, text: Option<String>) -> Result<State> {
+fn read_state(id: CommandId, text: Option<String>) -> Result<State, DbErr> {
     let text = text.unwrap_or_default();
-    State::parse(&text).ok_or_else(|| DbErr::Type(format!("command {id} is in the unknown state `{text}`")).into())
+    State::parse(&text).ok_or_else(|| DbErr::Type(format!("command {id} is in the unknown state `{text}`")))
 }

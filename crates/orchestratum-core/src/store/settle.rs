@@ -4,6 +4,7 @@
 //! follow-ups in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use sea_orm::{DatabaseTransaction, DbErr};
@@ -245,12 +246,8 @@ impl Store {
         let lock = if self.backend.locks_rows() { " FOR UPDATE" } else { "" };
         let sql = self
             .sql("SELECT failures, losses, cancel_requested FROM orchestratum_live WHERE id = ")
-            .bind(lease.id.as_uuid())
-            .text(" AND state = 'running' AND instance = ")
-            .bind(lease.instance.as_uuid())
-            .text(" AND attempt = ")
-            .bind(stored(lease.attempt))
-            .text(lock);
+            .bind(lease.id.as_uuid());
+        let sql = self.guarded(sql, lease.instance, lease.attempt).text(lock);
         let rows = rows_in(transaction, sql).await?;
         let Some(row) = rows.first() else {
             return Ok(Settled::LeaseLost);
@@ -373,11 +370,12 @@ impl Store {
                     retry_count: number(columns.take::<Option<i32>>()?.unwrap_or(0)),
                     max_losses,
                     retry_delay: lease,
-                    follow_ups: columns.take()?,
+                    // Whatever somebody has made of these texts, the command goes on.
+                    follow_ups: columns.take().unwrap_or_else(|error| unreadable(id.into(), &error)),
                     on_success: Vec::new(),
                     duration: None,
                 });
-                keys.push(columns.take()?);
+                keys.push(columns.take().unwrap_or_default());
             }
         }
         let settled = self.settle_in(transaction, &reports.iter().collect::<Vec<_>>(), true).await?;
@@ -464,10 +462,7 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
     let Some(stored) = stored.filter(|_| state.has_ended()) else { return Vec::new() };
     let follow_ups: FollowUps = match serde_json::from_str(stored) {
         Ok(follow_ups) => follow_ups,
-        Err(error) => {
-            tracing::error!(target: "orchestratum::follow_ups::unreadable", %id, %error, "its follow-ups cannot be read");
-            return Vec::new();
-        }
+        Err(error) => return unreadable(id, &error),
     };
     match state {
         State::Completed => follow_ups.success,
@@ -475,6 +470,12 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
         State::Canceled => follow_ups.cancel.unwrap_or(follow_ups.failure),
         State::Pending | State::Blocked | State::Running => Vec::new(),
     }
+}
+
+/// Tells of follow-ups that cannot be read; there are none, then.
+fn unreadable<T: Default>(id: CommandId, error: &dyn Display) -> T {
+    tracing::error!(target: "orchestratum::follow_ups::unreadable", %id, %error, "its follow-ups cannot be read");
+    T::default()
 }
 
 /// The most rows of one statement.

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use orchestratum_core::{Context, Error, Orchestrator, Outcome};
+use orchestratum_core::{CommandId, Context, Error, Filter, Orchestrator, Outcome, Page, State};
 use orchestratum_testbed::{DatabaseServer, MariaDb, Options, Postgres};
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait,
@@ -83,6 +83,25 @@ on_every_backend! {
         assert!(matches!(error, Error::Database(_)), "{error}");
         assert_eq!(reader.get(id).await.unwrap().unwrap().payload, "7");
         assert_eq!(number(&world.connect().await, "SELECT count(*) FROM orchestratum_commands").await, 1);
+    }
+
+    /// Of PostgreSQL alone, where a worker listens. Nothing is polled meanwhile.
+    async fn a_worker_whose_listening_connection_is_cut_hears_of_appends_again(world) {
+        if world.backend != Backend::Postgres {
+            return;
+        }
+        if world.is_pooled() {
+            return skip("nobody listens behind a pooler in transaction mode");
+        }
+        let (orchestrator, ran) = noting(world.builder().polling_interval(Duration::from_secs(3_600))).await;
+        let worker = orchestrator.start();
+        let (elsewhere, connection) = (world.client().await, world.connect().await);
+        for number in 0..3 {
+            until("it is appended", async || elsewhere.append(("note", number)).await.is_ok()).await;
+            until("it has run", async || distinct(&ran).contains(&number)).await;
+            cut_connections(world, &connection).await;
+        }
+        worker.shutdown().await.unwrap();
     }
 
     /// Guarantee 12. Where there is no connection to cut, a writer from outside stalls everybody instead.
@@ -205,10 +224,7 @@ on_every_backend! {
         orchestrator.append_all((0..100).map(|number| ("note", number))).await.unwrap();
         orchestrator.append(("note", 100)).unique("running").await.unwrap();
         let connection = world.connect().await;
-        let dead = match world.backend {
-            Backend::Postgres => "'abababab-abab-abab-abab-abababababab'",
-            Backend::Sqlite | Backend::Mariadb => "x'abababababababababababababababab'",
-        };
+        let dead = world.bytes(&"ab".repeat(16));
         for sql in [
             "DELETE FROM orchestratum_commands".to_owned(),
             format!("INSERT INTO orchestratum_instances VALUES ({dead}, 'dead', 0, 1, NULL)"),
@@ -227,6 +243,105 @@ on_every_backend! {
         assert_eq!(distinct(&ran), (200..210).collect::<Vec<_>>());
         let parked = "SELECT count(*) FROM orchestratum_ended WHERE state = 'failed' AND error LIKE '%not in orchestratum_commands%'";
         assert_eq!(number(&connection, parked).await, 101);
+    }
+
+    /// Each column of each table, one value after the other, each in a row of its own. What a table takes is there to be
+    /// read, operated on, claimed and removed; every answer may be an error.
+    async fn nothing_that_somebody_writes_into_any_column_stops_a_worker(world) {
+        let failing = world.builder().default_retry_count(0).executor("fail", |_: u32, _: Context| async {
+            Err::<(), _>(anyhow::anyhow!("as ordered"))
+        });
+        let (orchestrator, ran) = noting(failing).await;
+        let connection = world.connect().await;
+        let append = async |key: &'static str, count: u32| {
+            let appended = orchestrator.append_all((0..count).map(move |number| (key, number))).await.unwrap();
+            appended.iter().map(|command| command.id()).collect::<Vec<_>>()
+        };
+        let worker = orchestrator.start();
+        let ended = append("fail", 250).await;
+        until("all have failed", async || number(&connection, "SELECT count(*) FROM orchestratum_ended").await == 250).await;
+        worker.shutdown().await.unwrap();
+        let live = append("note", 350).await;
+        let (mut living, mut dead, mut others) = (live.iter(), ended.iter(), 1..);
+        let id = |id: &CommandId| world.bytes(&id.as_uuid().simple().to_string());
+        let values = ANYTHING.iter().chain(if world.backend == Backend::Sqlite { &UNREADABLE[..] } else { &[] });
+        let (mut taken, mut refused) = (0, 0);
+        for (table, row) in TABLES {
+            for column in columns_of(&connection, table).await {
+                for value in values.clone() {
+                    let victim = match table {
+                        "live" | "commands" => id(living.next().unwrap()),
+                        "ended" | "attempts" => id(dead.next().unwrap()),
+                        "instances" => {
+                            let id = world.bytes(&format!("{:032x}", others.next().unwrap()));
+                            let dead = format!("INSERT INTO orchestratum_instances VALUES ({id}, 'dead', 0, 1, NULL)");
+                            connection.execute_unprepared(&dead).await.unwrap();
+                            id
+                        }
+                        _ => {
+                            let name = format!("'queue-{}'", others.next().unwrap());
+                            let pause = format!("INSERT INTO orchestratum_queues VALUES ({name}, 0)");
+                            connection.execute_unprepared(&pause).await.unwrap();
+                            name
+                        }
+                    };
+                    let change = format!("UPDATE orchestratum_{table} SET {column} = {value} WHERE {row} = {victim}");
+                    match connection.execute_unprepared(&change).await {
+                        Ok(_) => taken += 1,
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+        }
+        assert!(taken > 100 && refused > 50, "{taken} were taken, {refused} refused");
+        for id in live.iter().chain(&ended) {
+            let asked = (orchestrator.get(*id).await, orchestrator.attempts(*id).await, orchestrator.outcome::<()>(*id).await);
+            drop(asked);
+        }
+        for (live, ended) in std::iter::zip(live.iter().step_by(3), ended.iter().step_by(3)) {
+            drop((orchestrator.cancel(*live).await, orchestrator.retry(*ended).await));
+        }
+        drop((orchestrator.list(Filter::all(), Page::default()).await, orchestrator.stats().await));
+        orchestrator.purge(&[State::Failed, State::Canceled], Duration::ZERO).await.unwrap();
+        let worker = orchestrator.start();
+        orchestrator.append_all((1_000..1_020).map(|number| ("note", number))).await.unwrap();
+        until("the others have run", async || (1_000..1_020).all(|number| distinct(&ran).contains(&number))).await;
+        worker.shutdown().await.unwrap();
+    }
+
+    /// Elsewhere no text is kept that cannot be read. Two were running where a process has died.
+    async fn texts_that_cannot_be_read_keep_no_command_from_being_reclaimed(world) {
+        if world.backend != Backend::Sqlite {
+            return;
+        }
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let connection = world.connect().await;
+        let mut ids = Vec::new();
+        for (victim, column) in ["commands SET follow_ups", "live SET command_key", "commands SET payload"].iter().enumerate() {
+            let append = orchestrator.append(("note", u32::try_from(victim).unwrap())).unique(format!("victim-{victim}"));
+            ids.push(append.await.unwrap().id());
+            let damage = format!("UPDATE orchestratum_{column} = CAST(x'ff' AS text) WHERE unique_key = 'victim-{victim}'");
+            connection.execute_unprepared(&damage).await.unwrap();
+        }
+        let error = orchestrator.get(ids[2]).await.unwrap_err().to_string();
+        assert!(error.contains(&ids[2].to_string()), "{error}");
+        for sql in [
+            "INSERT INTO orchestratum_instances VALUES (x'abababababababababababababababab', 'dead', 0, 1, NULL)",
+            "UPDATE orchestratum_live SET state = 'running', attempt = 1, instance = x'abababababababababababababababab'",
+        ] {
+            connection.execute_unprepared(sql).await.unwrap();
+        }
+        let worker = orchestrator.start();
+        let running = "SELECT count(*) FROM orchestratum_live WHERE state = 'running'";
+        until("nothing seems to run any more", async || number(&connection, running).await == 0).await;
+        orchestrator.append(("note", 7)).await.unwrap();
+        // One stands still, because nobody knows its lane.
+        let live = "SELECT count(*) FROM orchestratum_live";
+        until("the others have ended", async || number(&connection, live).await == 1).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(distinct(&ran), [7]);
+        let parked = "SELECT count(*) FROM orchestratum_ended WHERE state = 'failed' AND error LIKE '%cannot be read%'";
+        assert_eq!(number(&connection, parked).await, 2);
     }
 
     async fn a_locked_command_does_not_hold_up_the_others(world) {
@@ -315,6 +430,27 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    /// Of SQLite alone, whose connections to such a file may only read for as long as they live.
+    async fn a_file_that_could_only_be_read_for_a_while_is_written_again(world) {
+        if world.backend != Backend::Sqlite {
+            return;
+        }
+        let file = world.url.trim_start_matches("sqlite://").split('?').next().unwrap();
+        // It has a write-ahead log since.
+        let _earlier = world.client().await;
+        let Some(locked) = WriteProtected::file(file) else { return skip("a file cannot be protected here") };
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let worker = orchestrator.start();
+        let error = orchestrator.append(("note", 1)).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("readonly"), "{error}");
+        drop(locked);
+        until("an append works again", async || orchestrator.append(("note", 2)).await.is_ok()).await;
+        until("a transaction begins again", async || orchestrator.begin().await.is_ok()).await;
+        until("it has run", async || distinct(&ran) == [2]).await;
+        worker.shutdown().await.unwrap();
+    }
+
+    /// Of SQLite alone: a server's disk is filled by the rig.
     async fn a_full_disk_refuses_appends_for_a_while_and_loses_nothing(world) {
         let Some(disk) = SmallDisk::of(world, 7) else { return };
         let (orchestrator, ran) = noting(world.builder().database(disk.database()).migrate()).await;
@@ -362,6 +498,29 @@ async fn append_until_refused(orchestrator: &Orchestrator) -> (u32, Error) {
         }
     }
     panic!("the disk has no end");
+}
+
+/// A file that nobody can open for writing, not even root, for whom the mode counts nothing.
+struct WriteProtected(String);
+
+impl WriteProtected {
+    fn file(file: &str) -> Option<Self> {
+        let protected = Self(file.to_owned());
+        protected.change([("chmod", "444"), ("chattr", "+i")]);
+        std::fs::File::options().write(true).open(file).is_err().then_some(protected)
+    }
+
+    fn change(&self, changes: [(&str, &str); 2]) {
+        for (program, change) in changes {
+            let _ = Command::new(program).args([change, &self.0]).stderr(std::process::Stdio::null()).status();
+        }
+    }
+}
+
+impl Drop for WriteProtected {
+    fn drop(&mut self) {
+        self.change([("chattr", "-i"), ("chmod", "644")]);
+    }
 }
 
 /// A file system of so many MiB for a SQLite file.
@@ -431,6 +590,34 @@ const ACCEPTED: [&str; 12] = [
     "live SET cancel_requested = TRUE",
 ];
 
+/// What somebody may write into a column, as SQL.
+const ANYTHING: [&str; 8] =
+    ["NULL", "0", "-1", "9223372036854775807", "-9223372036854775808", "''", "'{damaged'", "'Ж'"];
+/// On SQLite, whose texts may be anything.
+const UNREADABLE: [&str; 2] = ["CAST(x'ff' AS text)", "x'00'"];
+
+/// The tables, and which column names a row.
+const TABLES: [(&str, &str); 6] = [
+    ("live", "id"),
+    ("commands", "id"),
+    ("ended", "id"),
+    ("attempts", "command_id"),
+    ("instances", "id"),
+    ("queues", "name"),
+];
+
+async fn columns_of(connection: &DatabaseConnection, table: &str) -> Vec<String> {
+    if table == "queues" {
+        return ["name", "paused_at"].map(str::to_owned).to_vec();
+    }
+    if table == "instances" {
+        return ["id", "name", "started_at", "expires_at", "fenced_at"].map(str::to_owned).to_vec();
+    }
+    let sql = format!("SELECT * FROM orchestratum_{table} LIMIT 1");
+    let row = connection.query_one_raw(sea_orm::Statement::from_string(connection.get_database_backend(), sql)).await;
+    row.unwrap().unwrap().column_names()
+}
+
 /// Appends a command, and returns how somebody changes its row.
 async fn change_by_hand(orchestrator: &Orchestrator, victim: usize, change: &str) -> String {
     let command = orchestrator.append(("note", u32::try_from(victim).unwrap())).unique(format!("victim-{victim}"));
@@ -439,6 +626,8 @@ async fn change_by_hand(orchestrator: &Orchestrator, victim: usize, change: &str
 }
 
 async fn gives_up_in_time(mut server: impl DatabaseServer) {
+    let told = Arc::new(tokio::sync::Notify::new());
+    let telling = Arc::clone(&told);
     server.create_database("app").unwrap();
     let builder = Orchestrator::builder()
         .database(server.url("app"))
@@ -447,9 +636,13 @@ async fn gives_up_in_time(mut server: impl DatabaseServer) {
         .shutdown_grace(Duration::from_secs(1))
         .lease_duration(Duration::from_millis(600))
         .polling_interval(Duration::from_millis(100))
-        .executor("k", |(): (), ctx: Context| async move {
-            ctx.canceled().await;
-            Err::<(), _>(anyhow::anyhow!("told to stop"))
+        .executor("k", move |(): (), ctx: Context| {
+            let telling = telling.clone();
+            async move {
+                ctx.canceled().await;
+                telling.notify_one();
+                Err::<(), _>(anyhow::anyhow!("told to stop"))
+            }
         });
     let orchestrator = builder.build().await.unwrap();
     let worker = orchestrator.start();
@@ -457,15 +650,14 @@ async fn gives_up_in_time(mut server: impl DatabaseServer) {
     until("one runs", async || {
         let mut running = false;
         for appended in &appended {
-            running |= crate::rows::state(&orchestrator, appended.id()).await == orchestratum_core::State::Running;
+            running |= crate::rows::state(&orchestrator, appended.id()).await == State::Running;
         }
         running
     })
     .await;
     server.kill().unwrap();
-    // Until the handler has heard that its lease is gone.
-    let stopped = std::time::Instant::now();
-    until("the lease has run out", async || stopped.elapsed() > Duration::from_millis(1_500)).await;
+    // Nobody can tell it that its lease is gone: its own heartbeat knows.
+    tokio::time::timeout(Duration::from_secs(20), told.notified()).await.expect("the handler is told to stop");
     let shutdown = tokio::time::timeout(Duration::from_secs(40), worker.shutdown()).await;
     let result = shutdown.expect("the shutdown comes to an end");
     assert!(matches!(result, Err(Error::Unsettled { .. })), "{result:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use orchestratum_core::{Builder, CommandId, Orchestrator, RetryPolicy, State};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
-use crate::harness::World;
+use crate::harness::{Backend, World};
 
 impl World {
     /// A builder on the world's database that retries at once.
@@ -15,6 +15,14 @@ impl World {
             .database(&self.url)
             .default_retry_policy(RetryPolicy::Fixed(Duration::from_millis(1)))
             .polling_interval(Duration::from_millis(200))
+    }
+
+    /// Sixteen bytes, given in hexadecimal, as SQL.
+    pub(crate) fn bytes(&self, hexadecimal: &str) -> String {
+        match self.backend {
+            Backend::Postgres => format!("'{hexadecimal}'"),
+            Backend::Sqlite | Backend::Mariadb => format!("x'{hexadecimal}'"),
+        }
     }
 
     /// An orchestrator that only appends and inspects.

@@ -1,11 +1,15 @@
 //! Connections, with the settings that each purpose needs.
 
+#[cfg(feature = "sqlite")]
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+#[cfg(feature = "sqlite")]
+use std::time::Instant;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement, TransactionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement, TransactionTrait};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use sea_orm::{
-    DbErr, RuntimeErr,
+    RuntimeErr,
     sqlx::{Connection as _, Database as Driver, Pool, pool::PoolOptions},
 };
 
@@ -115,7 +119,7 @@ pub(crate) async fn connect_like(
             let options = sqlite(connection.get_sqlite_connection_pool().connect_options().as_ref().clone(), purpose);
             let connections = connections(Backend::Sqlite, purpose);
             Ok(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(
-                pool(options, PoolOptions::new(), connections).await?,
+                pool(options, PoolOptions::new(), connections, may_only_read).await?,
             ))
         }
         #[cfg(feature = "postgres")]
@@ -131,7 +135,9 @@ pub(crate) async fn connect_like(
                 _ => PoolOptions::new(),
             };
             let connections = connections(Backend::Postgres, purpose);
-            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool(options, settings, connections).await?))
+            Ok(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(
+                pool(options, settings, connections, || false).await?,
+            ))
         }
         #[cfg(feature = "mysql")]
         Backend::Mysql => {
@@ -141,7 +147,7 @@ pub(crate) async fn connect_like(
                 _ => PoolOptions::new(),
             };
             let connections = connections(Backend::Mysql, purpose);
-            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool(options, settings, connections).await?))
+            Ok(sea_orm::SqlxMySqlConnector::from_sqlx_mysql_pool(pool(options, settings, connections, || false).await?))
         }
         #[allow(unreachable_patterns, reason = "which drivers exist is a matter of features")]
         other => crate::config::invalid("connection", format!("the feature for {} is not enabled", other.name())),
@@ -203,7 +209,33 @@ fn sqlite(
         .optimize_on_close(false, None)
 }
 
-/// Lets no connection come back to the pool that the driver takes to be within a transaction.
+/// When SQLite last refused a write because its connection may only read.
+#[cfg(feature = "sqlite")]
+static REFUSED: Mutex<Option<Instant>> = Mutex::new(None);
+#[cfg(feature = "sqlite")]
+const DISTRUST: Duration = Duration::from_secs(10);
+
+/// Takes note of an error that connections are to blame for.
+///
+/// SQLite opens a file that nobody may write to for reading alone, and the connection stays so when that is over: a disk
+/// was mounted anew, somebody has mended the rights. Which connections these are it does not tell, so that for a while
+/// all of this process's are closed before they are used again.
+pub(crate) fn heed(error: &DbErr) {
+    #[cfg(feature = "sqlite")]
+    if super::is_of_a_reader(error) {
+        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+    let _ = error;
+}
+
+#[cfg(feature = "sqlite")]
+fn may_only_read() -> bool {
+    let refused = *REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    refused.is_some_and(|refused| refused.elapsed() < DISTRUST)
+}
+
+/// Lets no connection come back to the pool that may only read, see [`heed`], or that the driver takes to be within a
+/// transaction.
 ///
 /// After an error like a full disk SQLite has rolled back by itself, the driver's own rollback finds no transaction and
 /// fails, and the driver counts on as if one were open. What is begun next is a savepoint; when that is rolled back its
@@ -213,7 +245,7 @@ fn unspoiled(options: PoolOptions<sea_orm::sqlx::Sqlite>) -> PoolOptions<sea_orm
     options.after_release(|connection, _| {
         Box::pin(async move {
             connection.ping().await?; // a rollback may be on its way to the driver's thread
-            Ok(!connection.is_in_transaction())
+            Ok(!connection.is_in_transaction() && !may_only_read())
         })
     })
 }
@@ -298,15 +330,20 @@ fn mysql_engine(patience: Duration) -> PoolOptions<sea_orm::sqlx::MySql> {
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-async fn pool<D: Driver>(options: Options<D>, settings: PoolOptions<D>, connections: u32) -> Result<Pool<D>> {
+async fn pool<D: Driver>(
+    options: Options<D>,
+    settings: PoolOptions<D>,
+    connections: u32,
+    is_distrusted: fn() -> bool,
+) -> Result<Pool<D>> {
     let pool = settings.max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    let pool = pool.test_before_acquire(false).before_acquire(|connection: &mut D::Connection, known| {
+    let pool = pool.test_before_acquire(false).before_acquire(move |connection: &mut D::Connection, known| {
         Box::pin(async move {
             if known.idle_for >= TEST_AFTER {
                 connection.ping().await?;
             }
             // See `unspoiled`.
-            Ok(!connection.is_in_transaction())
+            Ok(!connection.is_in_transaction() && !is_distrusted())
         })
     });
     match pool.connect_with(options.clone()).await {
