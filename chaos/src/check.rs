@@ -108,6 +108,7 @@ fn judged(stored: &Stored, history: &History<'_>) -> Violations {
     let mut violations = Violations::default();
     endings::everything_ended_as_it_should(stored, history, &mut violations);
     endings::effects_and_follow_ups_came_once(stored, &mut violations);
+    endings::acknowledged_effects_are_there(stored, history, &mut violations);
     appends::what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(stored, history, &mut violations);
     appends::batches_are_whole(stored, &mut violations);
     appends::orders_and_their_commands_came_together(stored, &mut violations);
@@ -141,9 +142,19 @@ pub(crate) async fn check_what_is_kept(url: &str, records: &[Record]) -> Result<
             violations.add("acknowledged and never run", format!("{id} ({shape:?})"));
         }
     }
-    let sql = "SELECT command FROM chaos_effects GROUP BY command HAVING count(*) > 1";
+    let (sql, mut effects) = ("SELECT command FROM chaos_effects", HashSet::new());
     for row in connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await? {
-        violations.add("took effect twice", row.try_get_by_index::<String>(0)?);
+        let command: String = row.try_get_by_index(0)?;
+        if !effects.insert(command.clone()) {
+            violations.add("took effect twice", command);
+        }
+    }
+    for record in records {
+        if let Entry::Effected { id, attempt } = &record.entry
+            && !effects.contains(&id.to_string())
+        {
+            violations.add("an effect that was acknowledged and lost", format!("{id}, attempt {attempt}"));
+        }
     }
     leases::leases_never_overlapped(&history, &mut violations);
     let counts = BTreeMap::from([

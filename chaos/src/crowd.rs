@@ -76,6 +76,7 @@ pub(crate) async fn probe(url: &str, ledger: &Ledger) -> Result<Counts> {
     ]))
 }
 
+const THERE: &str = "workers from the start to the end";
 const LEAST_BUSY: &str = "handlers run by the least busy worker";
 const BUSIEST: &str = "handlers run by the busiest worker";
 /// How many times as much the busiest may run: who was in time last asks first, and commands are of all lengths.
@@ -91,7 +92,9 @@ pub(crate) fn excesses(counts: &Counts, workers: usize) -> Vec<String> {
         (BUSIEST, UNEVEN * count(LEAST_BUSY)),
     ];
     let many = many.into_iter().filter(|(name, allowed)| count(name) > *allowed);
-    many.map(|(name, allowed)| format!("{} {name}, where {allowed} are many", count(name))).collect()
+    let many = many.map(|(name, allowed)| format!("{} {name}, where {allowed} are many", count(name)));
+    let untried = (count(THERE) < 2).then(|| format!("nothing was tried: {} {THERE}", count(THERE)));
+    many.chain(untried).collect()
 }
 
 /// How many handlers the least and the most busy worker ran, of those that were there from the start to the end.
@@ -107,7 +110,11 @@ pub(crate) fn shares(records: &[Record]) -> Counts {
         records.iter().take_while(|record| record.at < started).any(began) && !records.iter().any(died)
     };
     let shares = ran.iter().filter(|(process, _)| was_there(process)).map(|(_, count)| *count);
-    Counts::from([(LEAST_BUSY, shares.clone().min().unwrap_or(0)), (BUSIEST, shares.max().unwrap_or(0))])
+    Counts::from([
+        (THERE, shares.clone().count()),
+        (LEAST_BUSY, shares.clone().min().unwrap_or(0)),
+        (BUSIEST, shares.max().unwrap_or(0)),
+    ])
 }
 
 async fn number(connection: &DatabaseConnection, sql: &str) -> Result<usize> {
@@ -134,6 +141,7 @@ mod tests {
     fn a_crowd_that_wakes_as_one_or_leaves_nothing_to_another_is_told_of() {
         let counts = |idle, each, least, most| {
             Counts::from([
+                (THERE, 2),
                 (IDLE_STATEMENTS, idle),
                 (STATEMENTS_OF_AN_APPEND, each),
                 (LEAST_BUSY, least),
@@ -142,5 +150,6 @@ mod tests {
         };
         assert!(excesses(&counts(300, 50, 100, 1_000), 50).is_empty());
         assert_eq!(excesses(&counts(301, 51, 0, 1), 50).len(), 3);
+        assert_eq!(excesses(&Counts::new(), 50).len(), 1);
     }
 }

@@ -180,5 +180,6 @@ async fn effect(job: Job, context: &Context) -> Result<()> {
     transaction.execute_unprepared(&sql).await?;
     context.complete_in(&transaction, ()).await?;
     transaction.commit().await?;
+    context.service::<Ledger>()?.note(Entry::Effected { id: id.as_uuid(), attempt: context.attempt() });
     Ok(())
 }

@@ -47,6 +47,8 @@ pub(crate) enum Entry {
     Ended { id: Uuid, attempt: u32, failed: bool },
     /// The rig is about to end this process without a word, or has found that it has ended, by `abort` or otherwise.
     Died { process: String, aborted: bool },
+    /// The commit of a handler's own transaction, with its effect and its completion, was acknowledged.
+    Effected { id: Uuid, attempt: u32 },
     /// The process was told to stop and has ended in order: it has written down the fate of all that it appended.
     Left { process: String },
     /// The rig is about to stop this process; it goes on after `Resumed`.

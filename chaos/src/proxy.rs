@@ -151,11 +151,21 @@ impl Proxy {
                         (client.into_split(), server.into_split());
                     tokio::select! {
                         () = proxy.carry(number, &proxy.dead, from_client, to_server) => {}
-                        () = proxy.carry(number, &proxy.silent, from_server, to_client) => {}
+                        () = async {
+                            proxy.carry(number, &proxy.silent, from_server, to_client).await;
+                            proxy.is_heard(number).await;
+                        } => {}
                         () = proxy.is_cut(number) => {}
                     }
                 }
             });
+        }
+    }
+
+    /// On a connection that carries no more answers nobody hears that the server has closed it either.
+    async fn is_heard(&self, number: u64) {
+        if (*self.dead.borrow()).max(*self.silent.borrow()) >= number {
+            std::future::pending::<()>().await;
         }
     }
 

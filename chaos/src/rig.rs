@@ -67,7 +67,8 @@ enum What {
     Network,
     /// The primary of a PostgreSQL with a synchronous standby is lost again and again, and the standby promoted.
     Failover,
-    /// One node of a MariaDB Galera cluster of three after the other dies and comes back; processes on one of them.
+    /// One node of a MariaDB Galera cluster of three after the other dies, or is cut off from the others, and comes back;
+    /// processes on one of them.
     Galera,
     /// A disk that is full for a while, again and again, under the database; it takes root.
     Disk,
@@ -93,8 +94,8 @@ const MANY_COMMANDS: u64 = 100_000;
 const MANY: [(&str, u64); 2] = [(fleet::KILL, 100), (ledger::PAUSE, 10)];
 const MANY_OF_A_SERVER: (&str, u64) = (faults::database::KILL, 10);
 const MANY_PROMOTIONS: (&str, u64) = (faults::failover::PROMOTION, 10);
-/// A node takes half a minute to come back.
-const MANY_NODES: (&str, u64) = (faults::galera::NODE, 7);
+/// A node takes half a minute to come back, and one time in three it was only cut off.
+const MANY_NODES: (&str, u64) = (faults::galera::NODE, 5);
 
 /// Runs on each database; `false` when a guarantee was broken.
 pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
@@ -237,6 +238,10 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     };
     let server = storm();
     let file = database.file();
+    let can_be_read_only = kind == DatabaseKind::Sqlite && faults::sqlite::can_be_read_only(&file);
+    if kind == DatabaseKind::Sqlite && of(What::Database) && !can_be_read_only {
+        println!("no file here that nobody may write to (it takes root and `chattr`): that is left out");
+    }
     let server = async {
         match (&mut database, &wires, &disk) {
             (Database::Sqlite(_), _, Some(disk)) => faults::disk::rage(server, disk).await,
@@ -317,6 +322,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         report.counts.insert("conflicts per million commands", conflicts * 1_000_000 / acknowledged.max(1));
     }
     report.violations.extend(unwell);
+    if kind == DatabaseKind::Sqlite {
+        report.violations.extend(faults::sqlite::wrong_with(&url).await?);
+    }
     match drained {
         Some(time) => {
             let millis = usize::try_from(time.as_millis())?;
@@ -328,7 +336,9 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
         }
     }
     let wanted = wanted(arguments.what, kind, arguments.seconds / u64::from(pace));
-    let impossible = |fault: &&str| *fault == faults::network::PULLED && !has_cables;
+    let impossible = |fault: &&str| {
+        *fault == faults::network::PULLED && !has_cables || *fault == faults::sqlite::READ_ONLY && !can_be_read_only
+    };
     let few = few(arguments.what, kind, arguments.seconds, &report);
     report.violations.extend(few);
     let wanted = wanted.into_iter().filter(|fault| !impossible(fault));
@@ -392,7 +402,8 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     if seconds >= LONG_ENOUGH_FOR_ALL && is_server {
         let server: &[&str] = if of(What::Database) { &faults::database::KINDS } else { &[] };
         let network: &[&str] = if of(What::Network) { &faults::network::KINDS } else { &[] };
-        wanted.extend([server, network].concat());
+        let cluster: &[&str] = if what == What::Galera { &[faults::galera::CUT_OFF_IN_USE] } else { &[] };
+        wanted.extend([server, network, cluster].concat());
     }
     wanted
 }

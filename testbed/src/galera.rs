@@ -82,6 +82,31 @@ impl Galera {
         self.nodes[node].start_again()?;
         wait_until_in_step(&self.nodes[node])
     }
+
+    /// Cuts one node off from the others, as a network does that falls apart; the others go on while they are more than
+    /// half, and that one refuses statements as soon as it has given them up.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer.
+    pub fn isolate(&self, node: usize) -> Result<()> {
+        self.nodes[node].query(MariaDb::ADMIN_DATABASE, &isolation(true))?;
+        Ok(())
+    }
+
+    /// Lets a node that was cut off find the others again; returns when it has caught up.
+    ///
+    /// # Errors
+    ///
+    /// When it does not catch up.
+    pub fn reunite(&self, node: usize) -> Result<()> {
+        self.nodes[node].query(MariaDb::ADMIN_DATABASE, &isolation(false))?;
+        wait_until_in_step(&self.nodes[node])
+    }
+}
+
+fn isolation(isolated: bool) -> String {
+    format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={}'", u8::from(isolated))
 }
 
 fn wait_until_in_step(node: &MariaDb) -> Result<()> {

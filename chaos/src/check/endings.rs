@@ -8,7 +8,7 @@ use super::Violations;
 use super::history::History;
 use super::stored::{Command, Stored};
 use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, FATAL, RETRIES};
-use crate::ledger::Shape;
+use crate::ledger::{Entry, Shape};
 
 pub(super) fn everything_ended_as_it_should(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
     for id in &stored.strays {
@@ -97,6 +97,19 @@ fn failures_of(key: &str) -> (&'static [&'static str], usize) {
         "failing" => (&["error"], retries(BAD_RETRIES)),
         "stuck" => (&["timeout"], retries(BAD_RETRIES)),
         _ => (&[], 0),
+    }
+}
+
+/// Whose commit was acknowledged has completed its command, and none behind it.
+pub(super) fn acknowledged_effects_are_there(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
+    for record in history.records {
+        let Entry::Effected { id, attempt } = &record.entry else { continue };
+        let ended = stored.commands.get(id).and_then(|command| command.ended.as_ref());
+        let is_its_own =
+            |ended: &ended::Model| ended.state == "completed" && i64::from(ended.attempt) == i64::from(*attempt);
+        if !ended.is_some_and(is_its_own) {
+            violations.add("a completion that was acknowledged and lost", format!("{id}, attempt {attempt}"));
+        }
     }
 }
 

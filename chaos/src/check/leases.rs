@@ -9,7 +9,7 @@ use super::Violations;
 use super::history::{Execution, History};
 use super::stored::{Command, Stored};
 use crate::job::{POLICY, SNOOZES, SNOOZING};
-use crate::ledger::Entry;
+use crate::ledger::{Entry, Record};
 
 /// Two clocks of the database are a delay apart: SQLite's are cut off at the millisecond.
 const RESOLUTION: u64 = 2_000_000;
@@ -102,28 +102,45 @@ pub(super) fn nothing_followed_too_soon(stored: &Stored, history: &History<'_>, 
 /// Where the server and the network are left alone, only who dies, ends, sleeps or gets no memory loses a lease. Of one
 /// that had not begun nobody has written down who held it.
 pub(super) fn leases_were_lost_for_a_reason(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
-    let mut troubled: HashMap<&str, u64> = HashMap::new();
-    for record in history.records {
-        if let Entry::Died { process, .. }
-        | Entry::Left { process }
-        | Entry::Paused { process }
-        | Entry::Starved { process } = &record.entry
-        {
-            troubled.entry(process).or_insert(record.at);
-        }
-    }
+    let troubles = troubles(history.records);
     for (id, command) in &stored.commands {
         for line in command.attempts.iter().filter(|line| line.kind == "lost_lease") {
             let executions = history.executions_of(id).iter();
             let mut held = executions.filter(|execution| i64::from(execution.attempt) == i64::from(line.attempt));
             let lost = stored.monotonic(line.ended_at.as_micros());
-            let is_well = |process: &str| troubled.get(process).is_none_or(|since| i128::from(*since) > lost);
-            if let Some(execution) = held.find(|execution| is_well(execution.process)) {
+            let is_well = |execution: &&Execution<'_>| {
+                let troubles = troubles.get(execution.process).map_or(&[][..], Vec::as_slice);
+                !troubles.iter().any(|(from, to)| i128::from(*from) <= lost && *to >= execution.started)
+            };
+            if let Some(execution) = held.find(is_well) {
                 let what = format!("{id}, attempt {}, of {}", line.attempt, execution.process);
                 violations.add("a lease that was lost without a reason", what);
             }
         }
     }
+}
+
+/// What a process has claimed before or in the middle of its trouble it may begin so much later.
+const RECOVERED: u64 = 5_000_000_000;
+
+/// From when to when each process was away, asleep or without memory.
+fn troubles(records: &[Record]) -> HashMap<&str, Vec<(u64, u64)>> {
+    let mut troubles: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+    for record in records {
+        match &record.entry {
+            Entry::Died { process, .. }
+            | Entry::Left { process }
+            | Entry::Paused { process }
+            | Entry::Starved { process } => troubles.entry(process).or_default().push((record.at, u64::MAX)),
+            Entry::Resumed { process } | Entry::Fed { process } => {
+                if let Some((_, to)) = troubles.get_mut(process.as_str()).and_then(|troubles| troubles.last_mut()) {
+                    *to = record.at + RECOVERED;
+                }
+            }
+            _ => {}
+        }
+    }
+    troubles
 }
 
 pub(super) fn nothing_began_after_a_cancel(stored: &Stored, history: &History<'_>, violations: &mut Violations) {

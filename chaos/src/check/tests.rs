@@ -74,7 +74,8 @@ fn attempts_are_bounded() {
         );
     });
     let mut world = World::sound();
-    world.forget(|entry| matches!(entry, Entry::Ended { id, .. } if *id == The::Effect.id()));
+    let effect = The::Effect.id();
+    world.forget(|entry| matches!(entry, Entry::Ended { id, .. } | Entry::Effected { id, .. } if *id == effect));
     world.note(33, "a", Entry::Ended { id: The::Effect.id(), attempt: 1, failed: true });
     assert_eq!(world.judged(), [""; 0], "its commit went well, and nobody heard of it");
 }
@@ -97,6 +98,12 @@ fn effects_and_follow_ups_come_once() {
     });
     finds("took effect wrongly", |world| {
         world.stored.effects.insert(Uuid::from_u128(100), 1);
+    });
+    finds("a completion that was acknowledged and lost", |world| {
+        world.note(33, "a", Entry::Effected { id: The::Effect.id(), attempt: 0 });
+    });
+    finds("a completion that was acknowledged and lost", |world| {
+        world.note(33, "a", Entry::Effected { id: The::Canceled.id(), attempt: 0 });
     });
     finds("not followed up once", |world| world.of(The::AfterChained).row.key = AFTER_FAILURE.to_owned());
     finds("not followed up once", |world| world.of(The::AfterCanceled).row.key = AFTER_SUCCESS.to_owned());
@@ -269,6 +276,16 @@ fn a_lease_is_lost_for_a_reason_where_nothing_disturbs_the_database() {
         world.judged()
     };
     assert_eq!(lost(1), ["a lease that was lost without a reason"]);
+    let long_ago = |from: u64, to: u64| {
+        let mut world = World::sound();
+        world.leased = 1;
+        world.note(from, "rig", Entry::Starved { process: "a".to_owned() });
+        world.note(to, "rig", Entry::Fed { process: "a".to_owned() });
+        world.fail(The::Quick, 1, "lost_lease");
+        world.judged()
+    };
+    assert_eq!(long_ago(2, 3), ["a lease that was lost without a reason"]);
+    assert_eq!(long_ago(2, 31), [""; 0]);
     assert_eq!(lost(0), [""; 0], "the server may have been away");
 }
 

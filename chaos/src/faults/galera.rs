@@ -1,4 +1,4 @@
-//! A cluster of which one node after the other dies and comes back.
+//! A cluster of which one node after the other dies, or is cut off, and comes back.
 
 use std::time::Duration;
 
@@ -12,7 +12,11 @@ use crate::proxy::Wires;
 /// As the ledger has it.
 pub(crate) const KILL: &str = "kill -9 of the node in use";
 pub(crate) const NODE: &str = "kill -9 of a node";
+pub(crate) const CUT_OFF: &str = "partition of a node from the others";
+pub(crate) const CUT_OFF_IN_USE: &str = "partition of the node in use";
 const KILLS: Duration = Duration::from_secs(5);
+/// So many milliseconds a partition lasts: the others give a node up after five seconds.
+const PARTITION: std::ops::Range<u64> = 4_000..15_000;
 
 /// What the certification of writes has refused, as the nodes count it.
 pub(crate) const CONFLICT: &str = "conflict of two nodes";
@@ -23,19 +27,28 @@ pub(crate) async fn rage(mut storm: Storm, cluster: &mut Galera, wires: &Wires) 
     while storm.lull(KILLS).await {
         // The one that is written to more often than not.
         let node = if storm.random.bool() { writer } else { storm.random.usize(..count) };
-        note_conflicts(&storm, &cluster.nodes()[node]);
-        block_in_place(|| cluster.kill(node))?;
-        storm.note(NODE);
-        if node == writer {
-            storm.note(KILL);
+        let is_cut_off = storm.random.u8(..3) == 0;
+        if is_cut_off {
+            block_in_place(|| cluster.isolate(node))?;
+            storm.note(CUT_OFF);
+        } else {
+            note_conflicts(&storm, &cluster.nodes()[node]);
+            block_in_place(|| cluster.kill(node))?;
+            storm.note(NODE);
         }
         if node == writer {
+            storm.note(if is_cut_off { CUT_OFF_IN_USE } else { KILL });
             tokio::time::sleep(storm.millis(0..3_000)).await;
             writer = (node + 1) % count;
             wires.lead_to(cluster.nodes()[writer].port());
         }
-        tokio::time::sleep(storm.millis(0..5_000)).await;
-        block_in_place(|| cluster.rejoin(node))?;
+        if is_cut_off {
+            tokio::time::sleep(storm.millis(PARTITION)).await;
+            block_in_place(|| cluster.reunite(node))?;
+        } else {
+            tokio::time::sleep(storm.millis(0..5_000)).await;
+            block_in_place(|| cluster.rejoin(node))?;
+        }
     }
     cluster.nodes().iter().for_each(|node| note_conflicts(&storm, node));
     Ok(())

@@ -53,6 +53,7 @@ impl World {
         world.append(The::Quick, "quick", Shape::Single).run("a", The::Quick, 1).end(The::Quick, "completed", 1);
         world.append(The::Effect, "effect", Shape::Single).run("a", The::Effect, 1).end(The::Effect, "completed", 1);
         world.stored.effects.insert(The::Effect.id(), 1);
+        world.note(33, "a", Entry::Effected { id: The::Effect.id(), attempt: 1 });
         world.append(The::Within, "quick", Shape::Within).run("a", The::Within, 1).end(The::Within, "completed", 1);
         world.stored.orders.insert(number(The::Within));
         world.append(The::Chained, "quick", Shape::Chained).run("a", The::Chained, 1).end(The::Chained, "completed", 1);
