@@ -61,9 +61,8 @@ impl Queue for Ours {
         Ok(())
     }
 
-    async fn purge(&self) -> Result<()> {
-        self.orchestrator.purge(&[State::Completed], Duration::ZERO).await?;
-        Ok(())
+    async fn purge(&self) -> Result<u64> {
+        Ok(self.orchestrator.purge(&[State::Completed], Duration::ZERO).await?.try_into()?)
     }
 
     async fn obstruct(&self, kind: &str, count: u64) -> Result<()> {

@@ -15,7 +15,7 @@ mod table;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use database::Kind;
 use measurement::Measurement;
@@ -56,7 +56,13 @@ pub(crate) struct Arguments {
 
 /// Measures and prints; `false` when ours or `raw` did not run every command exactly once.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let measurements = if arguments.read.is_empty() { measure(arguments)? } else { read(&arguments.read)? };
+    let mut measurements = Vec::new();
+    // What was measured before something failed is worth its table.
+    let result = if arguments.read.is_empty() {
+        measure(arguments, &mut measurements)
+    } else {
+        read(&arguments.read, &mut measurements)
+    };
     println!("\n{}", table::render(&measurements));
     if let Some(path) = &arguments.svg {
         fs::write(path, chart::draw(&measurements)).with_context(|| format!("cannot write {}", path.display()))?;
@@ -65,10 +71,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(broken) = broken {
         println!("FAILED: {} did not run every command exactly once", broken.program);
     }
+    result?;
+    ensure!(!measurements.is_empty(), "nothing was measured");
     Ok(broken.is_none())
 }
 
-fn measure(arguments: &Arguments) -> Result<Vec<Measurement>> {
+fn measure(arguments: &Arguments, measurements: &mut Vec<Measurement>) -> Result<()> {
     // Written as they are measured: a run of an hour that is interrupted has not been in vain.
     let mut json = match &arguments.json {
         Some(path) => Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
@@ -82,27 +90,25 @@ fn measure(arguments: &Arguments) -> Result<Vec<Measurement>> {
         .filter(|program| program.databases.iter().any(|kind| kinds.contains(kind)))
         .filter_map(|program| program.build().transpose())
         .collect::<Result<_>>()?;
-    let mut measurements = Vec::new();
     for kind in kinds {
         let database = database::Database::start(kind)?;
         let programs: Vec<Program> =
             programs.iter().filter(|program| program.databases.contains(&kind)).cloned().collect();
         let mut bench = Bench { database: &database, programs, plan, json: json.as_mut(), measurements: Vec::new() };
-        for scenario in scenarios::wanted(&arguments.scenarios, arguments.quick) {
-            bench.run(scenario)?;
-        }
+        let scenarios = scenarios::wanted(&arguments.scenarios, arguments.quick);
+        let result = scenarios.into_iter().try_for_each(|scenario| bench.run(scenario));
         measurements.append(&mut bench.measurements);
+        result?;
     }
-    Ok(measurements)
+    Ok(())
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Measurement>> {
-    let mut measurements = Vec::new();
+fn read(files: &[PathBuf], measurements: &mut Vec<Measurement>) -> Result<()> {
     for path in files {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         for line in text.lines() {
             measurements.push(serde_json::from_str(line).with_context(|| format!("in {}: {line}", path.display()))?);
         }
     }
-    Ok(measurements)
+    Ok(())
 }

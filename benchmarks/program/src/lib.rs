@@ -48,9 +48,9 @@ pub trait Queue: Clone + Send + Sync + 'static {
         async { anyhow::bail!("not offered by this library") }
     }
 
-    /// Removes what has ended, where the library keeps it.
-    fn purge(&self) -> impl Future<Output = Result<()>> + Send {
-        async { Ok(()) }
+    /// Removes what has completed, where the library keeps it, and says how much that was.
+    fn purge(&self) -> impl Future<Output = Result<u64>> + Send {
+        async { Ok(0) }
     }
 
     /// Rows that only stand in the way: `scheduled` for later, `unknown` to this worker, or `ended`.

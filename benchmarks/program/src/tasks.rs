@@ -43,8 +43,8 @@ pub(crate) async fn run<Q: Queue>(options: Options) -> Result<()> {
         Task::Obstruct => queue.obstruct(&options.kind, options.n).await?,
         Task::Purge => {
             let started = Instant::now();
-            queue.purge().await?;
-            say(&json!({ "purged": true, "seconds": started.elapsed().as_secs_f64() }));
+            let purged = queue.purge().await?;
+            say(&json!({ "purged": purged, "seconds": started.elapsed().as_secs_f64() }));
         }
         Task::Work => {
             queue.start().await?;

@@ -119,7 +119,7 @@ impl Bench<'_> {
             }
             Scenario::Snapshot => self.once("snapshot", &|_| true, &|subject, _| snapshot::measure(subject, plan)),
             Scenario::Long => self.once("long", &is_ours, &at_defaults(&|subject| steady::long(subject))),
-            Scenario::Idle => self.once("idle", &is_ours, &|subject, _| steady::idle(subject, plan)),
+            Scenario::Idle => self.once("idle", &is_ours, &at_defaults(&|subject| steady::idle(subject, plan))),
         }
     }
 
@@ -131,7 +131,11 @@ impl Bench<'_> {
         measure: &dyn Fn(&Subject<'_>, u32) -> Result<Vec<Figure>>,
     ) -> Result<()> {
         for run in 1..=self.plan.runs {
-            for program in self.programs.clone().iter().filter(|program| wanted(program)) {
+            // Another one is the first each time: the speed of a machine drifts.
+            let mut programs = self.programs.clone();
+            let first = (run as usize - 1) % programs.len().max(1);
+            programs.rotate_left(first);
+            for program in programs.iter().filter(|program| wanted(program)) {
                 for variant in program.variants {
                     // Most peers are so slow at their defaults that no spread of theirs changes the picture.
                     if run > 1 && *variant == "default" && !programs::is_judged(program.name) {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::measurement::{Measurement, median};
 
 /// Which figures get a column, and what it is called.
-const COLUMNS: [(&str, &str); 20] = [
+const COLUMNS: [(&str, &str); 21] = [
     ("jobs_per_s", "jobs/s"),
     (PURGED, "with purge"),
     ("share_of_undisturbed", "of undisturbed"),
@@ -25,6 +25,7 @@ const COLUMNS: [(&str, &str); 20] = [
     ("statements_per_min", "statem./min"),
     ("cpu_us_per_min", "CPU us/min"),
     ("connections", "connections"),
+    ("given_up", "given up"),
     ("wrong", "wrong"),
     ("failed", "failed"),
 ];

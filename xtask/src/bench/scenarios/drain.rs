@@ -22,16 +22,20 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan, run: u32) -> Result<Vec
     // More processes are looked at once: of peers, whether the better settings are even better in two.
     let more: &[usize] = match subject.variant {
         _ if run > 1 || plan.quick => &[1],
-        _ if ours => &[1, 2, 4],
+        "tuned" if ours => &[1, 2, 4],
         "tuned" if subject.program.shares() => &[1, 2],
         _ => &[1],
     };
     for processes in more {
         let fresh = subject.set_up()?;
         subject.fill(&fresh, 0, n)?;
-        let drained = drain(subject, &fresh, 0..n, *processes)?;
+        let mut drained = drain(subject, &fresh, 0..n, *processes)?;
         let purged = if ours && *processes == 1 { Some(subject.perform(&fresh, "purge", &[])?) } else { None };
         let case = if *processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") };
+        if let Some(said) = &purged {
+            // What has ended otherwise than completed is not among them.
+            drained.wrong = drained.wrong.max(n.abs_diff(said["purged"].as_u64().unwrap_or_default()));
+        }
         figures.extend(drained.figures(&case));
         if let Some(seconds) = purged.and_then(|said| said["seconds"].as_f64()) {
             // What is kept for a day is removed one day: as fast as this, if nothing was ever waited for.
@@ -41,8 +45,11 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan, run: u32) -> Result<Vec
     Ok(figures)
 }
 
+/// Of fewer the start of the program is a part of what each costs.
+const ENOUGH_TO_SHARE: u64 = 1_000;
+
 /// How fast it is, roughly, so that a drain lasts as long for a slow program as for a fast one.
-fn estimate(subject: &Subject<'_>) -> Result<f64> {
+pub(super) fn estimate(subject: &Subject<'_>) -> Result<f64> {
     const PROBE: u64 = 20_000;
     let fresh = subject.set_up()?;
     subject.fill(&fresh, 0, PROBE)?;
@@ -137,13 +144,15 @@ impl Drained {
 
     pub(super) fn figures(&self, case: &str) -> Vec<Figure> {
         let figure = |metric, value| Figure::new(case, metric, value, self.n);
-        let each = |metric, value: Option<f64>| value.map(|value| figure(metric, value / lossy(self.n)));
+        let each = |metric, value: Option<f64>| {
+            value.filter(|_| self.n >= ENOUGH_TO_SHARE).map(|value| figure(metric, value / lossy(self.n)))
+        };
         let mut figures = vec![
             figure("jobs_per_s", self.rate()),
             figure("wrong", lossy(self.wrong)),
-            figure("cpu_us_per_command", lossy(self.cpu_us) / lossy(self.n)),
             figure("peak_rss_mib", self.peak_rss_mib),
         ];
+        figures.extend(each("cpu_us_per_command", Some(lossy(self.cpu_us))));
         figures.extend(each("server_cpu_us_per_command", self.counters.cpu_us));
         figures.extend(each("wal_bytes_per_command", self.counters.wal_bytes));
         figures.extend(each("commits_per_command", self.counters.commits));

@@ -10,7 +10,7 @@ use crate::bench::programs::is_judged;
 
 const ROUNDS: u64 = 10;
 /// A peer's last round is the one that ends after this.
-const ENOUGH: Duration = Duration::from_secs(60);
+const ENOUGH: Duration = Duration::from_secs(30);
 
 pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> {
     if subject.variant == "default" && subject.program.name != "orchestratum" {
