@@ -55,10 +55,7 @@ pub(crate) fn render(template: &str, dialect: Dialect) -> String {
     let options = match dialect {
         Dialect::MariaDb => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
         Dialect::MySql => " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
-        // A purge removes as many rows as are appended. At the server's usual pace a vacuum of thousands a second takes
-        // longer each time, because the next one has more to do.
-        Dialect::Postgres => " WITH (autovacuum_vacuum_cost_limit = 2000)",
-        Dialect::Sqlite => "",
+        Dialect::Sqlite | Dialect::Postgres => "",
     };
     // SQLite would otherwise take a text for a number.
     let options = if sqlite { " STRICT" } else { options };

@@ -186,11 +186,11 @@ impl Housekeeper {
         };
         let mut next = None;
         if let Some(kept) = kept {
-            let purged = self.answer(self.store.purge(states, kept, after, purge::BATCH)).await?;
-            if purged.count > 0 {
-                tracing::info!(target: "orchestratum::purge", count = purged.count, ?states, "purged");
+            let count;
+            (count, next) = self.answer(self.store.purge_kept(states, kept, after, purge::BATCH)).await?;
+            if count > 0 {
+                tracing::info!(target: "orchestratum::purge", count, ?states, "purged");
             }
-            next = purged.next.filter(|(id, now)| !is_younger(*id, kept, *now)).map(|(id, _)| id);
         }
         self.purging = match next {
             Some(_) => Some(Purging { failed, after: next }),
@@ -204,15 +204,4 @@ impl Housekeeper {
 /// How long one of so many workers waits before it walks.
 pub(crate) fn walk_anyhow(workers: usize) -> Duration {
     WALK_ANYHOW * u32::try_from(workers).unwrap_or(u32::MAX).clamp(1, 1_000)
-}
-
-/// Whether commands from this id on were appended so recently, by the clock of whoever appended, that none of them can be
-/// old enough at this time of the database, in microseconds.
-fn is_younger(id: CommandId, age: Duration, now: i64) -> bool {
-    let Some(appended) = id.as_uuid().get_timestamp() else {
-        return false;
-    };
-    let (seconds, _) = appended.to_unix();
-    let now = now / 1_000_000;
-    now.saturating_sub(i64::try_from(seconds).unwrap_or(0)) < i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
 }

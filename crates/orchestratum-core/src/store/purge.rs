@@ -74,6 +74,19 @@ impl Store {
         .await
     }
 
+    /// The same for those that are kept for a while, without a look at what cannot be old enough; and where the next step
+    /// starts, `None` at the end of the table.
+    pub(crate) async fn purge_kept(
+        &self,
+        states: &[State],
+        kept: Duration,
+        after: Option<CommandId>,
+        limit: usize,
+    ) -> Result<(usize, Option<CommandId>)> {
+        let purged = self.purge(states, kept, after, limit).await?;
+        Ok((purged.count, purged.next.map(|(id, now)| past_the_young(id, kept, now))))
+    }
+
     /// Those of these commands that somebody has moved meanwhile: they run again, or have ended again.
     async fn kept(&self, transaction: &DatabaseTransaction, ids: &[Uuid]) -> Result<HashSet<Uuid>> {
         let mut kept = HashSet::new();
@@ -113,6 +126,24 @@ impl Store {
     }
 }
 
+/// By how much clocks that are right may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Where a walk goes on that has come to this id at this time of the database, in microseconds.
+///
+/// What was appended more recently than it is kept, by the clock of whoever appended, is most of the table. Behind it is
+/// what was appended under a clock that is ahead: it may be kept longer by as much, but never twice as long.
+fn past_the_young(id: CommandId, kept: Duration, now: i64) -> CommandId {
+    let Some(appended) = id.as_uuid().get_timestamp() else { return id };
+    let (appended, now) = (i128::from(appended.to_unix().0), i128::from(now / 1_000_000));
+    let last = now + i128::from(SKEW.as_secs());
+    if appended <= now - i128::from(kept.as_secs()) || appended > last {
+        return id;
+    }
+    let millis = u128::try_from(last + 1).unwrap_or(0) * 1_000;
+    Uuid::from_u128(millis << 80).into()
+}
+
 /// So long ago by the database's clock, worked out once and not for each row.
 fn before(sql: Sql, age: Duration) -> Sql {
     sql.text("(SELECT ").now().text(") - ").bind(micros(age))
@@ -120,4 +151,21 @@ fn before(sql: Sql, age: Duration) -> Sql {
 
 fn without(ids: &[Uuid], kept: &HashSet<Uuid>) -> Vec<Uuid> {
     ids.iter().copied().filter(|id| !kept.contains(id)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_jumps_past_what_cannot_be_old_enough() {
+        let (kept, now) = (Duration::from_secs(100), 1_000_000_000_000);
+        let id = |seconds: u128| CommandId::from(Uuid::from_u128(((seconds * 1_000) << 80) | (7 << 76) | (2 << 62)));
+        assert_eq!(past_the_young(id(999_900), kept, now), id(999_900));
+        for young in [999_901, 1_000_000, 1_000_060] {
+            let next = past_the_young(id(young), kept, now);
+            assert!(id(1_000_060) < next && next < id(1_000_061), "{young}");
+        }
+        assert_eq!(past_the_young(id(1_000_061), kept, now), id(1_000_061), "its clock is ahead");
+    }
 }

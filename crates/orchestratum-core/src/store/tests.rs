@@ -434,6 +434,30 @@ on_every_backend! {
         drop(abandoned);
     }
 
+    /// Its id lies behind those of all others, and the housekeeper does not look at what is too young.
+    async fn what_was_appended_under_a_clock_that_is_ahead_is_not_kept_until_then(world) {
+        let table = Table::new(world).await;
+        let (kept, mut steps, mut after) = (Duration::from_secs(3_600), 0, None);
+        let mut young = Vec::new();
+        for number in 0..12 {
+            young.push(table.in_state(State::Canceled, &format!("young-{number}")).await);
+        }
+        let old = table.in_state(State::Canceled, "old").await;
+        let ahead = uuid::Uuid::from_u128(old.as_uuid().as_u128() + ((3 * 3_600_000) << 80));
+        for (name, change) in [("commands", "priority = 1"), ("ended", "finished_at = 0")] {
+            let sql = table.store.sql(&format!("UPDATE orchestratum_{name} SET {change}, id = ")).bind(ahead);
+            assert_eq!(table.store.execute(sql.text(" WHERE id = ").bind(old.as_uuid())).await.unwrap(), 1);
+        }
+        let mut purged = 0;
+        while steps == 0 || after.is_some() {
+            let (count, next) = table.store.purge_kept(&[State::Canceled], kept, after, 3).await.unwrap();
+            (purged, after, steps) = (purged + count, next, steps + 1);
+        }
+        assert_eq!((purged, steps), (1, 2), "one step to the young ones, one behind them");
+        assert_eq!(table.rows(ahead.into()).await, (0, 0));
+        assert_eq!(table.rows(young[11]).await, (0, 1));
+    }
+
     async fn a_purge_leaves_alone_what_an_operator_retries_meanwhile(world) {
         let table = Table::new(world).await;
         for _ in 0..20 {
