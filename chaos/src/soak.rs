@@ -162,28 +162,53 @@ struct Curve {
     name: &'static str,
     value: fn(&Window) -> Option<f64>,
     slack: f64,
+    /// What is compared with what.
+    over: Span,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Span {
+    /// The medians of the second quarter of the run and of the last.
+    Quarters,
+    /// The largest values of both halves: an index file keeps the size that it once had, in which whatever comes later
+    /// finds room. What grows without end is twice as large in the second half.
+    Halves,
 }
 
 const CURVES: [Curve; 7] = [
-    Curve { name: "ms from one end to the next", value: |window| Some(1e3 / window.ended_per_s.max(1.0)), slack: 0.0 },
+    Curve {
+        name: "ms from one end to the next",
+        value: |window| Some(1e3 / window.ended_per_s.max(1.0)),
+        slack: 0.0,
+        over: Span::Quarters,
+    },
     // A server throws them away in bursts.
-    Curve { name: "rows or pages to be thrown away", value: |window| window.garbage, slack: 50_000.0 },
-    Curve { name: "ms to the end, 99th percentile", value: |window| window.p99_ms, slack: 20.0 },
-    Curve { name: "ms to the end, median", value: |window| window.p50_ms, slack: 5.0 },
-    Curve { name: "MiB of the oldest worker", value: |window| window.worker_mib, slack: 4.0 },
-    Curve { name: "MiB of tables", value: |window| window.tables_mib, slack: 16.0 },
-    Curve { name: "MiB of indexes", value: |window| window.indexes_mib, slack: 16.0 },
+    Curve {
+        name: "rows or pages to be thrown away",
+        value: |window| window.garbage,
+        slack: 50_000.0,
+        over: Span::Quarters,
+    },
+    Curve { name: "ms to the end, 99th percentile", value: |window| window.p99_ms, slack: 20.0, over: Span::Quarters },
+    Curve { name: "ms to the end, median", value: |window| window.p50_ms, slack: 5.0, over: Span::Quarters },
+    Curve { name: "MiB of the oldest worker", value: |window| window.worker_mib, slack: 4.0, over: Span::Quarters },
+    Curve { name: "MiB of tables", value: |window| window.tables_mib, slack: 16.0, over: Span::Quarters },
+    Curve { name: "MiB of indexes", value: |window| window.indexes_mib, slack: 16.0, over: Span::Halves },
 ];
 
-/// What has grown between the second quarter of the run and the last: medians by more than a quarter.
+/// What has grown by more than a quarter.
 pub(crate) fn drifts(windows: &[Window], seconds: u64) -> Vec<String> {
     if seconds < LONG {
         return Vec::new();
     }
     let quarter = windows.len() / 4;
-    let (early, late) = (&windows[quarter..2 * quarter], &windows[3 * quarter..]);
+    let (second, last) = (&windows[quarter..2 * quarter], &windows[3 * quarter..]);
+    let (first_half, other_half) = windows.split_at(2 * quarter);
     let grown = CURVES.iter().filter_map(|curve| {
-        let (before, after) = (median(early, curve.value)?, median(late, curve.value)?);
+        let (before, after) = match curve.over {
+            Span::Quarters => (median(second, curve.value)?, median(last, curve.value)?),
+            Span::Halves => (largest(first_half, curve.value)?, largest(other_half, curve.value)?),
+        };
         (after > 1.25 * before + curve.slack).then(|| format!("{} grew from {before:.1} to {after:.1}", curve.name))
     });
     grown.collect()
@@ -238,6 +263,10 @@ fn median(windows: &[Window], value: fn(&Window) -> Option<f64>) -> Option<f64> 
     values.get(values.len() / 2).copied()
 }
 
+fn largest(windows: &[Window], value: fn(&Window) -> Option<f64>) -> Option<f64> {
+    windows.iter().filter_map(value).max_by(f64::total_cmp)
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a report")]
 fn whole(value: f64) -> usize {
     value.round().max(0.0) as usize
@@ -265,6 +294,14 @@ mod tests {
             (0..100).map(|number| Window { ended_per_s: 4_000.0 / f64::from(1 + number / 50), ..Window::default() });
         let slower: Vec<Window> = slower.collect();
         assert_eq!(drifts(&slower, LONG), ["ms from one end to the next grew from 0.2 to 0.5"]);
+        let files = |mib: fn(u32) -> f64| -> Vec<Window> {
+            (0..100).map(|number| Window { indexes_mib: Some(mib(number)), ..Window::default() }).collect()
+        };
+        assert_eq!(
+            drifts(&files(|number| 10.0 * f64::from(number)), LONG),
+            ["MiB of indexes grew from 490.0 to 990.0"]
+        );
+        assert!(drifts(&files(|number| 300.0 + 40.0 * f64::from(number / 30)), LONG).is_empty(), "ever rarer steps");
         let noisy = holding(|number| 20.0 + f64::from(number % 7));
         assert!(drifts(&noisy, LONG).is_empty());
     }
