@@ -132,7 +132,8 @@ const SKEW: Duration = Duration::from_secs(60);
 /// Where a walk goes on that has come to this id at this time of the database, in microseconds.
 ///
 /// What was appended more recently than it is kept, by the clock of whoever appended, is most of the table. Behind it is
-/// what was appended under a clock that is ahead: it may be kept longer by as much, but never twice as long.
+/// what was appended under a clock that is ahead: it may be kept longer by as much, but not
+/// longer than twice as long and a minute.
 fn past_the_young(id: CommandId, kept: Duration, now: i64) -> CommandId {
     let Some(appended) = id.as_uuid().get_timestamp() else { return id };
     let (appended, now) = (i128::from(appended.to_unix().0), i128::from(now / 1_000_000));
