@@ -5,6 +5,7 @@ mod append;
 mod attempts;
 mod cancel;
 mod complete_in;
+mod damaged;
 mod follow_ups;
 mod harness;
 mod hostile;

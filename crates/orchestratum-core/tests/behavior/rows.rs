@@ -1,8 +1,9 @@
 //! Short cuts of the cases.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use orchestratum_core::{Builder, CommandId, Orchestrator, RetryPolicy, State};
+use orchestratum_core::{Builder, CommandId, Context, Orchestrator, RetryPolicy, State};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
 use crate::harness::{Backend, World};
@@ -41,4 +42,27 @@ pub(crate) async fn number(connection: &DatabaseConnection, sql: &str) -> i64 {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
     let row = connection.query_one_raw(statement).await.unwrap().expect("a count is a row");
     row.try_get_by_index(0).unwrap()
+}
+
+/// An orchestrator that notes which numbers have run.
+pub(crate) async fn noting(builder: Builder) -> (Orchestrator, Arc<Mutex<Vec<u32>>>) {
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ran);
+    let orchestrator = builder
+        .executor("note", move |number: u32, _: Context| {
+            seen.lock().unwrap().push(number);
+            async move { Ok(()) }
+        })
+        .build()
+        .await
+        .unwrap();
+    (orchestrator, ran)
+}
+
+/// Which numbers have run, each once.
+pub(crate) fn distinct(ran: &Mutex<Vec<u32>>) -> Vec<u32> {
+    let mut ran = ran.lock().unwrap().clone();
+    ran.sort_unstable();
+    ran.dedup();
+    ran
 }
