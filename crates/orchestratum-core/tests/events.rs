@@ -29,7 +29,8 @@ impl Visit for Line {
 
 impl Subscriber for Scribe {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        ["orchestratum::fail", "orchestratum::cancel"].contains(&metadata.target())
+        ["orchestratum::fail", "orchestratum::cancel", "orchestratum::retry_policy::unreadable"]
+            .contains(&metadata.target())
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -67,12 +68,20 @@ async fn a_command_that_ends_with_its_dead_instance_is_told_of() {
     ] {
         orchestrator.connection().execute_unprepared(&sql).await.unwrap();
     }
+    let damaged = orchestrator.append(("k", "no unit")).await.unwrap().id();
+    let policy = "UPDATE orchestratum_commands SET retry_policy = '{damaged'";
+    orchestrator.connection().execute_unprepared(policy).await.unwrap();
     let worker = orchestrator.start();
+    assert!(matches!(orchestrator.wait::<()>(damaged).await.unwrap(), Outcome::Failed(_)));
     let ended = orchestrator.wait::<()>(deadly).await.unwrap();
     assert!(matches!(&ended, Outcome::Failed(error) if error.contains("lost its lease 6 times")), "{ended:?}");
     assert_eq!(orchestrator.wait::<()>(unwanted).await.unwrap(), Outcome::Canceled);
     worker.shutdown().await.unwrap();
     let heard = HEARD.lock().unwrap();
+    let unreadable = format!(
+        "ERROR orchestratum::retry_policy::unreadable message=its retry policy cannot be read; the default one is taken id={damaged}"
+    );
+    assert_eq!(heard.iter().filter(|line| line.starts_with(&unreadable)).count(), 1, "{heard:?}");
     for (event, id) in [("ERROR orchestratum::fail", deadly), ("INFO orchestratum::cancel", unwanted)] {
         let fields = format!("id={id} key=\"k\" attempt=6");
         assert_eq!(
