@@ -78,7 +78,7 @@ impl Writer {
             let mut batch = Vec::with_capacity(MAX_BATCH);
             while pending.recv_many(&mut batch, MAX_BATCH).await > 0 {
                 while !batch.is_empty() {
-                    let rest = batch.split_off(together(&batch, MAX_BATCH, |pending| pending.command.payload.len()));
+                    let rest = batch.split_off(together(&batch, MAX_BATCH, |pending| pending.command.weight()));
                     let write = AssertUnwindSafe(self.write(std::mem::replace(&mut batch, rest)));
                     // No panic ends the loop: those who wait for this batch hear that nobody will answer.
                     let _ = write.catch_unwind().await;

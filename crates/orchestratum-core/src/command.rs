@@ -255,6 +255,13 @@ impl NewCommand {
     pub(crate) fn stored_follow_ups(&self) -> Option<String> {
         (!self.follow_ups.is_empty()).then(|| serde_json::to_string(&self.follow_ups).ok()).flatten()
     }
+
+    /// How many bytes of payload it brings, those of its follow-ups included.
+    pub(crate) fn weight(&self) -> usize {
+        let FollowUps { success, failure, cancel } = &self.follow_ups;
+        let follow_ups = success.iter().chain(failure).chain(cancel.iter().flatten());
+        self.payload.len() + follow_ups.map(Self::weight).sum::<usize>()
+    }
 }
 
 /// When a command is due, in microseconds.
@@ -282,5 +289,30 @@ pub(crate) struct FollowUps {
 impl FollowUps {
     pub(crate) const fn is_empty(&self) -> bool {
         self.success.is_empty() && self.failure.is_empty() && self.cancel.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The id is also the cursor of a list.
+        #[test]
+        fn any_text_is_an_id_or_an_error(
+            text in prop_oneof![any::<String>(), "[0-9a-fA-F]{30,34}", "(urn:uuid:|\\{)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{11,13}\\}?"],
+        ) {
+            if let Ok(id) = text.parse::<CommandId>() {
+                prop_assert_eq!(id.to_string().parse::<CommandId>(), Ok(id));
+            }
+        }
+
+        #[test]
+        fn an_id_is_read_as_it_was_written(id in any::<u128>()) {
+            let id = CommandId::from(Uuid::from_u128(id));
+            prop_assert_eq!(id.to_string().parse::<CommandId>(), Ok(id));
+        }
     }
 }

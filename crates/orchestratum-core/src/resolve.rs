@@ -17,9 +17,18 @@ pub(crate) fn resolve(command: Command, config: &Config, registry: &Registry) ->
     let bytes = new.stored_follow_ups().map_or(0, |follow_ups| follow_ups.len());
     if bytes > config.payload_limit {
         let problem = format!("{bytes} bytes of follow-ups are more than the limit of {}", config.payload_limit);
-        return Err(Error::InvalidCommand { key: new.key, option: "on_success", problem });
+        return Err(Error::InvalidCommand { key: new.key, option: heaviest(&new.follow_ups), problem });
     }
     Ok(new)
+}
+
+/// The method that set most of these.
+fn heaviest(follow_ups: &FollowUps) -> &'static str {
+    let weight = |commands: &[NewCommand]| commands.iter().map(NewCommand::weight).sum::<usize>();
+    let FollowUps { success, failure, cancel } = follow_ups;
+    let cancel = cancel.as_deref().map_or(0, weight);
+    let options = [(cancel, "on_cancel"), (weight(failure), "on_failure"), (weight(success), "on_success")];
+    options.into_iter().max_by_key(|(weight, _)| *weight).map_or("on_success", |(_, option)| option)
 }
 
 fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usize) -> Result<NewCommand> {

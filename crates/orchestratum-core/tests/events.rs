@@ -68,7 +68,9 @@ async fn a_command_that_ends_with_its_dead_instance_is_told_of() {
     ] {
         orchestrator.connection().execute_unprepared(&sql).await.unwrap();
     }
-    let damaged = orchestrator.append(("k", "no unit")).await.unwrap().id();
+    let damaged = orchestrator.append(("fail", ())).retry_count(0).await.unwrap().id();
+    // A policy is read where it is asked, and not for what ends without one.
+    orchestrator.append(("k", "no unit")).await.unwrap();
     let policy = "UPDATE orchestratum_commands SET retry_policy = '{damaged'";
     orchestrator.connection().execute_unprepared(policy).await.unwrap();
     let worker = orchestrator.start();
@@ -82,6 +84,7 @@ async fn a_command_that_ends_with_its_dead_instance_is_told_of() {
         "ERROR orchestratum::retry_policy::unreadable message=its retry policy cannot be read; the default one is taken id={damaged}"
     );
     assert_eq!(heard.iter().filter(|line| line.starts_with(&unreadable)).count(), 1, "{heard:?}");
+    assert_eq!(heard.iter().filter(|line| line.contains("retry_policy::unreadable")).count(), 1, "{heard:?}");
     for (event, id) in [("ERROR orchestratum::fail", deadly), ("INFO orchestratum::cancel", unwanted)] {
         let fields = format!("id={id} key=\"k\" attempt=6");
         assert_eq!(

@@ -219,12 +219,19 @@ impl Attempt {
         Ok(Report { on_success, ..self.plain_report(ending) })
     }
 
-    fn plain_report(&self, ending: Ending) -> Report {
+    /// The report of an ending, with the stored follow-ups only.
+    pub(crate) fn plain_report(&self, ending: Ending) -> Report {
         let config = &self.shared.config;
         let retry_delay = match ending {
-            Ending::Completed(_) => Duration::ZERO,
+            Ending::Error(_) | Ending::TimedOut | Ending::Panicked(_) => self.retry_delay(),
             Ending::LostLease => config.lease_duration,
-            _ => self.retry_delay(),
+            // These end the command, or bring a wait of their own.
+            Ending::Completed(_)
+            | Ending::RetryAfter(..)
+            | Ending::Fatal(_)
+            | Ending::Snoozed(_)
+            | Ending::GivenBack
+            | Ending::Canceled => Duration::ZERO,
         };
         Report {
             lease: self.lease,

@@ -212,9 +212,9 @@ impl Settler {
             return self.tell(std::slice::from_ref(&finished), &[Settled::Now(State::Completed)]);
         }
         if matches!(finished.report.ending, Ending::Completed(_)) {
-            finished.report.ending =
-                Ending::Error("called `complete_in`, returned `Ok` and did not commit the transaction".to_owned());
-            finished.report.on_success.clear();
+            let error = "called `complete_in`, returned `Ok` and did not commit the transaction".to_owned();
+            let duration = finished.report.duration;
+            finished.report = Report { duration, ..finished.attempt.plain_report(Ending::Error(error)) };
         }
         self.settle_alone(finished).await;
     }

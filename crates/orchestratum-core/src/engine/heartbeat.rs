@@ -153,7 +153,7 @@ impl Heartbeat {
         if lease.trusted_until.is_some_and(|until| until <= now) && !self.holdings.is_empty() {
             let stopped = self.holdings.stop_all(lease.instance, Stop::LeaseLost);
             if stopped > 0 {
-                tracing::warn!(target: "orchestratum::lease::untrusted", stopped, "no extension for a whole lease; handlers were told to stop");
+                tracing::warn!(target: "orchestratum::lease::untrusted", stopped, "no extension for most of a lease; handlers were told to stop");
             }
         }
     }

@@ -54,14 +54,15 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    /// Reads the columns [`COMMAND`].
+    /// Reads the columns [`COMMAND`], the follow-ups first: a command that fails because the rest cannot be read has some
+    /// for that.
     fn read(&mut self, wide: &mut Columns<'_>) -> Result<(), DbErr> {
+        self.follow_ups = wide.take()?;
         let payload = wide.take::<Option<String>>()?;
         self.payload = payload.ok_or_else(missing)?.into();
         self.timeout_ms = wide.take()?;
         self.retry_count = number(wide.take()?);
         self.retry_policy = wide.take()?;
-        self.follow_ups = wide.take()?;
         Ok(())
     }
 
@@ -96,7 +97,7 @@ pub(crate) struct Taken {
 }
 
 /// What a claim reads of the command's row.
-const COMMAND: &str = "payload, timeout_ms, retry_count, retry_policy, follow_ups";
+const COMMAND: &str = "follow_ups, payload, timeout_ms, retry_count, retry_policy";
 /// What it reads of the live row before it has taken it.
 const DUE: &str = "id, attempt + 1 AS attempt, run_at, failures";
 
@@ -292,8 +293,13 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = self.sql("SELECT id, ").text(COMMAND).text(" FROM orchestratum_commands WHERE id").any(&ids);
-        let wide = rows_in(transaction, sql).await?;
+        let sql = || self.sql("SELECT id, ").text(COMMAND).text(" FROM orchestratum_commands WHERE id").any(&ids);
+        let mut wide = rows_in(transaction, sql()).await?;
+        if wide.len() < ids.len() {
+            // A commit gives up its locks before new snapshots show it: what has just been appended can be leased and not
+            // be seen. Who takes a lock sees it.
+            wide = rows_in(transaction, sql().text(self.backend.current_read())).await?;
+        }
         let wide: HashMap<Uuid, &QueryResult> =
             wide.iter().map(|row| Ok((Columns::new(row).take::<Uuid>()?, row))).collect::<Result<_, DbErr>>()?;
         let lane = Arc::new(lane.clone());

@@ -11,7 +11,7 @@ use crate::state::{Event, IllegalTransition, State, next};
 use crate::store::append::{CHANNEL, LIVE, append_in, holders_in};
 use crate::store::backend::CANCEL;
 use crate::store::claim::number;
-use crate::store::settle::{Ended, follow_ups_of, insert_ended, stored};
+use crate::store::settle::{Ended, follow_ups_of, insert_ended, stored, unreadable};
 use crate::store::sql::{Column, Columns};
 use crate::store::{Store, execute_in, rows_in};
 
@@ -61,7 +61,10 @@ impl Store {
         let sql = self.sql("SELECT follow_ups FROM orchestratum_commands WHERE id = ").bind(id.as_uuid());
         let rows = rows_in(transaction, sql).await?;
         let follow_ups = match rows.first() {
-            Some(row) => follow_ups_of(id, Columns::new(row).take::<Option<String>>()?.as_deref(), State::Canceled),
+            Some(row) => {
+                let stored: Option<String> = Columns::new(row).take().unwrap_or_else(|error| unreadable(id, &error));
+                follow_ups_of(id, stored.as_deref(), State::Canceled)
+            }
             None => Vec::new(),
         };
         if !follow_ups.is_empty() {

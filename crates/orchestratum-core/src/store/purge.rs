@@ -126,19 +126,17 @@ impl Store {
     }
 }
 
-/// By how much clocks that are right may differ.
-const SKEW: Duration = Duration::from_secs(60);
-
 /// Where a walk goes on that has come to this id at this time of the database, in microseconds.
 ///
 /// What was appended more recently than it is kept, by the clock of whoever appended, is most of the table. Behind it is
-/// what was appended under a clock that is ahead: it may be kept longer by as much, but not
-/// longer than twice as long and a minute.
+/// what was appended under a clock that is ahead. It is kept longer by as much as that, but not longer than three times
+/// as long: what is ahead by more than it is kept is walked through.
 fn past_the_young(id: CommandId, kept: Duration, now: i64) -> CommandId {
     let Some(appended) = id.as_uuid().get_timestamp() else { return id };
     let (appended, now) = (i128::from(appended.to_unix().0), i128::from(now / 1_000_000));
-    let last = now + i128::from(SKEW.as_secs());
-    if appended <= now - i128::from(kept.as_secs()) || appended > last {
+    let kept = i128::from(kept.as_secs());
+    let last = now + kept;
+    if appended <= now - kept || appended > last {
         return id;
     }
     let millis = u128::try_from(last + 1).unwrap_or(0) * 1_000;
@@ -163,10 +161,10 @@ mod tests {
         let (kept, now) = (Duration::from_secs(100), 1_000_000_000_000);
         let id = |seconds: u128| CommandId::from(Uuid::from_u128(((seconds * 1_000) << 80) | (7 << 76) | (2 << 62)));
         assert_eq!(past_the_young(id(999_900), kept, now), id(999_900));
-        for young in [999_901, 1_000_000, 1_000_060] {
+        for young in [999_901, 1_000_000, 1_000_100] {
             let next = past_the_young(id(young), kept, now);
-            assert!(id(1_000_060) < next && next < id(1_000_061), "{young}");
+            assert!(id(1_000_100) < next && next < id(1_000_101), "{young}");
         }
-        assert_eq!(past_the_young(id(1_000_061), kept, now), id(1_000_061), "its clock is ahead");
+        assert_eq!(past_the_young(id(1_000_101), kept, now), id(1_000_101), "its clock is ahead");
     }
 }

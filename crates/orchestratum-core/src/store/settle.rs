@@ -420,12 +420,15 @@ fn plain_successes(reports: &[&Report]) -> Option<Lease> {
 }
 
 impl Report {
-    /// How many bytes of output it brings.
+    /// How many bytes of output and follow-ups it brings at most.
     pub(crate) fn weight(&self) -> usize {
-        match &self.ending {
+        let output = match &self.ending {
             Ending::Completed(output) => output.as_deref().map_or(0, str::len),
             _ => 0,
-        }
+        };
+        output
+            + self.follow_ups.as_deref().map_or(0, str::len)
+            + self.on_success.iter().map(NewCommand::weight).sum::<usize>()
     }
 
     /// The row of a success.
@@ -473,7 +476,7 @@ pub(super) fn follow_ups_of(id: CommandId, stored: Option<&str>, state: State) -
 }
 
 /// Tells of follow-ups that cannot be read; there are none, then.
-fn unreadable<T: Default>(id: CommandId, error: &dyn Display) -> T {
+pub(super) fn unreadable<T: Default>(id: CommandId, error: &dyn Display) -> T {
     tracing::error!(target: "orchestratum::follow_ups::unreadable", %id, %error, "its follow-ups cannot be read");
     T::default()
 }

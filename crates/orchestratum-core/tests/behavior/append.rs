@@ -343,6 +343,7 @@ on_every_backend! {
             .await
             .unwrap();
         let append = |key: &str| orchestrator.append((key.to_owned(), ()));
+        let text = || "x".repeat(600);
         let errors = [
             ("key", append("").await.unwrap_err()),
             ("key", append(&"k".repeat(10_000)).await.unwrap_err()),
@@ -355,6 +356,9 @@ on_every_backend! {
             ("retry_count", append("k").retry_count(u32::MAX).await.unwrap_err()),
             ("payload", orchestrator.append(("k", "x".repeat(1_000))).await.unwrap_err()),
             ("on_success", (0..20).fold(append("k"), |append, _| append.on_success(("k", ()))).await.unwrap_err()),
+            ("on_success", append("k").on_success(("k", text())).on_success(("k", text())).await.unwrap_err()),
+            ("on_failure", append("k").on_failure(("k", text())).on_success(("k", text())).on_failure(("k", text())).await.unwrap_err()),
+            ("on_cancel", append("k").on_cancel(("k", text())).on_cancel(("k", text())).await.unwrap_err()),
         ];
         for (option, error) in errors {
             let Error::InvalidCommand { option: named, .. } = &error else { panic!("{error}") };

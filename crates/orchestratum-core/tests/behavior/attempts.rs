@@ -248,6 +248,24 @@ on_every_backend! {
         worker.shutdown().await.unwrap();
     }
 
+    /// Cut within a character, and with what PostgreSQL stores in no text.
+    async fn a_long_error_is_cut_to_sixteen_kibibytes(world) {
+        let orchestrator = world
+            .builder()
+            .executor("k", |text: String, _: Context| async move { Err::<(), _>(anyhow!(text.repeat(100_000))) })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        for (text, stored) in [("\u{20ac}", "\u{20ac}".repeat(16 * 1024 / 3)), ("\0", "\u{fffd}".repeat(16 * 1024))] {
+            let id = orchestrator.append(("k", text)).retry_count(0).await.unwrap().id();
+            let Outcome::Failed(error) = orchestrator.wait::<()>(id).await.unwrap() else { panic!("it must fail") };
+            assert!(error == stored, "{} bytes: {}", error.len(), error.chars().take(3).collect::<String>());
+            assert_eq!(orchestrator.attempts(id).await.unwrap()[0].error.len(), stored.len());
+        }
+        worker.shutdown().await.unwrap();
+    }
+
     async fn a_panic_while_follow_ups_are_computed_ends_its_attempt_and_strands_nothing(world) {
         let orchestrator = world
             .builder()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orchestratum_core::{Context, Orchestrator, Outcome, State};
+use orchestratum_core::{Context, Orchestrator, Outcome, RetryPolicy, State};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
@@ -96,6 +96,34 @@ on_every_backend! {
         assert_eq!(history.len(), 1);
         assert!(history[0].error.contains("did not commit"), "{}", history[0].error);
         worker.shutdown().await.unwrap();
+    }
+
+    /// Its attempt has failed like any other, although the handler said that it had not.
+    async fn a_handler_that_completes_and_does_not_commit_waits_before_its_retry(world) {
+        let pool = world.connect().await;
+        let orchestrator = world
+            .builder()
+            .executor("k", move |(): (), ctx: Context| {
+                let pool = pool.clone();
+                async move {
+                    let transaction = begin(&pool).await;
+                    ctx.complete_in(&transaction, ()).await?;
+                    transaction.rollback().await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .await
+            .unwrap();
+        let worker = orchestrator.start();
+        let wait = Duration::from_secs(3_600);
+        let id = orchestrator.append(("k", ())).retry_policy(RetryPolicy::Fixed(wait)).await.unwrap().id();
+        until("its attempt has failed", async || !orchestrator.attempts(id).await.unwrap().is_empty()).await;
+        worker.shutdown().await.unwrap();
+        let command = orchestrator.get(id).await.unwrap().unwrap();
+        let history = orchestrator.attempts(id).await.unwrap();
+        assert_eq!((command.state, history.len()), (State::Pending, 1));
+        assert!(command.run_at.unwrap() >= history[0].ended_at + wait, "{command:?}, {history:?}");
     }
 
     async fn an_error_after_complete_in_rolls_both_back(world) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orchestratum_core::{CommandId, Context, Filter, Orchestrator, Outcome, Page, State};
+use orchestratum_core::{Canceled, CommandId, Context, Filter, Orchestrator, Outcome, Page, State};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
 use crate::harness::{Backend, on_every_backend, until};
@@ -190,6 +190,28 @@ on_every_backend! {
         assert_eq!(distinct(&ran), [7]);
         let parked = "SELECT count(*) FROM orchestratum_ended WHERE state = 'failed' AND error LIKE '%cannot be read%'";
         assert_eq!(number(&connection, parked).await, 2);
+    }
+
+    /// Of SQLite alone, which takes any bytes for a text.
+    async fn a_command_that_cannot_be_read_has_its_follow_ups_and_can_be_canceled(world) {
+        if world.backend != Backend::Sqlite {
+            return;
+        }
+        let (orchestrator, ran) = noting(world.builder()).await;
+        let connection = world.connect().await;
+        let unread = orchestrator.append(("note", 1)).unique("unread").on_failure(("note", 2)).await.unwrap().id();
+        let unwanted = orchestrator.append(("note", 3)).unique("unwanted").on_cancel(("note", 4)).await.unwrap().id();
+        for (victim, column) in [("unread", "payload"), ("unwanted", "follow_ups")] {
+            let damage = "UPDATE orchestratum_commands SET";
+            let damage = format!("{damage} {column} = CAST(x'ff' AS text) WHERE unique_key = '{victim}'");
+            connection.execute_unprepared(&damage).await.unwrap();
+        }
+        assert_eq!(orchestrator.cancel(unwanted).await.unwrap(), Canceled::Now);
+        let worker = orchestrator.start();
+        let outcome = orchestrator.wait::<()>(unread).await.unwrap();
+        assert!(matches!(&outcome, Outcome::Failed(error) if error.contains("cannot be read")), "{outcome:?}");
+        until("its follow-up has run", async || distinct(&ran) == [2]).await;
+        worker.shutdown().await.unwrap();
     }
 
     /// Of SQLite alone, which takes any bytes for a text.

@@ -64,10 +64,8 @@ impl Listener {
                 return Ok(None);
             }
             // Anything else on the channel is none of ours.
-            if let Ok((queue, key, priority, micros)) =
-                serde_json::from_str::<(String, String, i16, u64)>(notification.payload())
-            {
-                return Ok(Some((Lane { queue, key, priority }, Duration::from_micros(micros))));
+            if let Some(heard) = lane(notification.payload()) {
+                return Ok(Some(heard));
             }
         }
     }
@@ -78,7 +76,43 @@ impl Listener {
     }
 }
 
+/// The lane that is announced so, and after what time its command is due.
+#[cfg(feature = "postgres")]
+fn lane(text: &str) -> Option<(Lane, Duration)> {
+    let (queue, key, priority, micros) = serde_json::from_str(text).ok()?;
+    Some((Lane { queue, key, priority }, Duration::from_micros(micros)))
+}
+
 #[cfg(feature = "postgres")]
 fn lost(error: sea_orm::sqlx::Error) -> crate::error::Error {
     crate::error::Error::Database(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into())))
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whoever may connect to the database can write to the channel.
+        #[test]
+        fn whatever_is_on_the_channel_is_a_lane_or_none_of_ours(
+            text in prop_oneof![any::<String>(), r#"\[("[a-z]{0,3}",?){0,3}(-?[0-9]{1,20},?){0,3}\]?"#],
+        ) {
+            if let Some(heard) = lane(&text) {
+                let (of, due) = &heard;
+                let again = serde_json::json!([of.queue, of.key, of.priority, u64::try_from(due.as_micros()).unwrap()]);
+                prop_assert_eq!(lane(&again.to_string()), Some(heard));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_announced_is_understood() {
+        let lane_of = |key: &str| Lane { queue: "q".to_owned(), key: key.to_owned(), priority: -7 };
+        assert_eq!(lane(r#"["q","k",-7,5]"#), Some((lane_of("k"), Duration::from_micros(5))));
+        assert_eq!(lane(r#"["q","k",-7]"#), None);
+        assert_eq!(lane(r#"["q","k",40000,5]"#), None);
+    }
 }
