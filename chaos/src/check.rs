@@ -7,13 +7,14 @@ mod leases;
 mod stored;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tried;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use anyhow::Result;
 use orchestratum_core::entity::live;
-use sea_orm::{ConnectionTrait as _, EntityTrait as _, Statement};
+use sea_orm::EntityTrait as _;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -80,28 +81,23 @@ pub(crate) async fn check(url: &str, records: &[Record], leased: u64) -> Result<
     let connection = sea_orm::Database::connect(url).await?;
     let (stored, history) = (Stored::read(&connection).await?, History::of(records, leased));
     let state = |wanted: &str| stored.commands.values().filter(|command| command.state() == wanted).count();
-    let parked = || stored.commands.values().filter(|command| command.is_parked());
-    let innocents = || parked().filter(|command| !command.is_deadly());
-    let counts = BTreeMap::from([
+    let parked = stored.commands.values().filter(|command| command.is_parked());
+    let mut counts = BTreeMap::from([
         ("acknowledged", acknowledged(records)),
         ("stored", stored.commands.len()),
         ("completed", state("completed")),
         ("failed", state("failed")),
         ("canceled", state("canceled")),
-        ("parked", parked().count()),
-        ("parked innocents", innocents().count()),
-        ("parked innocents that are short", innocents().filter(|command| command.row.key != "long").count()),
+        ("parked", parked.count()),
+        ("parked innocents", stored.parked_innocents().count()),
+        ("parked innocents that are short", endings::short(stored.parked_innocents()).count()),
         ("executions", history.executions.values().map(Vec::len).sum()),
         ("lost leases", stored.commands.values().map(|command| command.attempts_of("lost_lease")).sum()),
         ("effects", stored.effects.values().sum()),
         ("ms in which nothing was completed, at most", longest_gap(&stored, records)),
     ]);
-    let mut violations = judged(&stored, &history);
-    // Whoever takes neighbors along does so again and again only to those that run for long.
-    if counts["parked innocents that are short"] * 10_000 > counts["acknowledged"] {
-        violations.add("innocents that were parked", counts["parked innocents that are short"]);
-    }
-    Ok(Report { counts, violations: violations.list(), ..Report::default() })
+    counts.extend(tried::noted(records).into_iter().chain(tried::kept(&stored)));
+    Ok(Report { counts, violations: judged(&stored, &history).list(), ..Report::default() })
 }
 
 fn judged(stored: &Stored, history: &History<'_>) -> Violations {
@@ -109,6 +105,7 @@ fn judged(stored: &Stored, history: &History<'_>) -> Violations {
     endings::everything_ended_as_it_should(stored, history, &mut violations);
     endings::effects_and_follow_ups_came_once(stored, &mut violations);
     endings::acknowledged_effects_are_there(stored, history, &mut violations);
+    endings::few_innocents_were_parked(stored, acknowledged(history.records), &mut violations);
     appends::what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(stored, history, &mut violations);
     appends::batches_are_whole(stored, &mut violations);
     appends::orders_and_their_commands_came_together(stored, &mut violations);
@@ -128,40 +125,40 @@ fn judged(stored: &Stored, history: &History<'_>) -> Violations {
 /// The same where ended commands are not kept: from the ledgers, and from what must be there or not in the end.
 pub(crate) async fn check_what_is_kept(url: &str, records: &[Record]) -> Result<Report> {
     let connection = sea_orm::Database::connect(url).await?;
+    let (live, effects) = (live::Entity::find().all(&connection).await?, stored::effects(&connection).await?);
     let history = History::of(records, 0);
-    let mut violations = Violations::default();
-    for row in live::Entity::find().all(&connection).await? {
-        violations.add("left live", format!("{} ({}, {})", row.id, row.key, row.state));
-    }
-    let canceled: HashSet<Uuid> = records.iter().filter_map(Record::cancel_asked).collect();
-    for record in records {
-        if let Entry::Appended { id, refused: None, shape, .. } = &record.entry
-            && !history.executions.contains_key(id)
-            && !canceled.contains(id)
-        {
-            violations.add("acknowledged and never run", format!("{id} ({shape:?})"));
-        }
-    }
-    let (sql, mut effects) = ("SELECT command FROM chaos_effects", HashSet::new());
-    for row in connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await? {
-        let command: String = row.try_get_by_index(0)?;
-        if !effects.insert(command.clone()) {
-            violations.add("took effect twice", command);
-        }
-    }
-    for record in records {
-        if let Entry::Effected { id, attempt } = &record.entry
-            && !effects.contains(&id.to_string())
-        {
-            violations.add("an effect that was acknowledged and lost", format!("{id}, attempt {attempt}"));
-        }
-    }
-    leases::leases_never_overlapped(&history, &mut violations);
-    let counts = BTreeMap::from([
+    let violations = judged_by_what_is_kept(&live, &effects, &history);
+    let mut counts = BTreeMap::from([
         ("acknowledged beside the stream", acknowledged(records)),
         ("executions of theirs", history.executions.values().map(Vec::len).sum()),
     ]);
+    counts.extend(tried::noted(records));
     Ok(Report { counts, violations: violations.list(), ..Report::default() })
+}
+
+fn judged_by_what_is_kept(live: &[live::Model], effects: &HashMap<Uuid, usize>, history: &History<'_>) -> Violations {
+    let mut violations = Violations::default();
+    for row in live {
+        violations.add("left live", format!("{} ({}, {})", row.id, row.key, row.state));
+    }
+    for (id, count) in effects.iter().filter(|(_, count)| **count > 1) {
+        violations.add("took effect twice", format!("{id}: {count} times"));
+    }
+    for record in history.records {
+        match &record.entry {
+            Entry::Appended { id, refused: None, shape, .. }
+                if !history.executions.contains_key(id) && !history.cancel_asked.contains_key(id) =>
+            {
+                violations.add("acknowledged and never run", format!("{id} ({shape:?})"));
+            }
+            Entry::Effected { id, attempt } if !effects.contains_key(id) => {
+                violations.add("an effect that was acknowledged and lost", format!("{id}, attempt {attempt}"));
+            }
+            _ => {}
+        }
+    }
+    leases::leases_never_overlapped(history, &mut violations);
+    violations
 }
 
 fn acknowledged(records: &[Record]) -> usize {

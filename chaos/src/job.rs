@@ -9,7 +9,7 @@ use sea_orm::ConnectionTrait as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::ledger::{self, Entry, Ledger, Shape};
+use crate::ledger::{self, End, Entry, Ledger, Shape};
 use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// The payload of every command.
@@ -45,13 +45,23 @@ impl Job {
 }
 
 /// Commands that must end completed, whatever happens.
-pub(crate) const GOOD: [&str; 9] =
-    ["quick", "slow", "long", "effect", "flaky", "panicking", SNOOZING, "blocking", "memory"];
+pub(crate) const GOOD: [&str; 9] = ["quick", "slow", LONG, EFFECT, FLAKY, "panicking", SNOOZING, "blocking", "memory"];
+/// Runs for longer than the lease.
+pub(crate) const LONG: &str = "long";
+/// Completes itself, in a transaction of its own.
+pub(crate) const EFFECT: &str = "effect";
+/// Returns an error at its first two attempts.
+pub(crate) const FLAKY: &str = "flaky";
 /// Snoozes at each of its first attempts.
 pub(crate) const SNOOZING: &str = "snoozing";
 pub(crate) const SNOOZES: u32 = 2;
 /// Commands that must end failed.
-pub(crate) const BAD: [&str; 2] = ["failing", "stuck"];
+pub(crate) const BAD: [&str; 2] = [FAILING, STUCK];
+/// Returns an error whenever it runs.
+pub(crate) const FAILING: &str = "failing";
+/// Never ends by itself.
+pub(crate) const STUCK: &str = "stuck";
+pub(crate) const STUCK_TIMEOUT: Duration = Duration::from_millis(300);
 /// Kills its process twice.
 pub(crate) const DEADLY: &str = "deadly";
 /// Kills its process whenever it runs, and must be parked.
@@ -102,38 +112,42 @@ pub(crate) fn register(mut builder: Builder, ledger: &Ledger, pulse: &Arc<Pulse>
         builder = builder.executor(key, move |job: Job, context: Context| async move {
             let ledger = context.service::<Ledger>()?;
             let Some(id) = context.command_id() else { bail!("a command without an id") };
-            let mut execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt(), failed: false };
+            let mut execution = Execution { ledger, id: id.as_uuid(), attempt: context.attempt(), end: End::Stopped };
             // The other ends by its timeout alone, which is noted only when a thread is free to drop it.
-            let is_deaf = ["blocking", "stuck"].contains(&key);
+            let is_deaf = ["blocking", STUCK].contains(&key);
             execution.ledger.note(Entry::Started { id: execution.id, attempt: execution.attempt, is_deaf });
             let mut running = std::pin::pin!(run(key, job, &context));
-            tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                ended = &mut running => {
-                    let is_told = context.is_canceled();
-                    execution.failed = !is_told && ended.as_ref().is_err_and(|error| !error.is::<Verdict>());
-                    return ended;
+                ended = &mut running => ended,
+                () = context.canceled() => {
+                    execution.ledger.note(Entry::Told { id: execution.id, attempt: execution.attempt });
+                    running.await
                 }
-                () = context.canceled() => execution.ledger.note(Entry::Told { id: execution.id, attempt: execution.attempt }),
-            }
-            running.await
+            };
+            execution.end = match &ended {
+                Ok(()) => End::Succeeded,
+                Err(error) if !context.is_canceled() && !error.is::<Verdict>() => End::Failed,
+                Err(_) => End::Stopped,
+            };
+            ended
         });
     }
     builder
 }
 
-/// Notes its end when it is dropped: a handler may end in the middle.
+/// Notes its end when it is dropped: a handler may end in the middle. The engine hears of the end behind that.
 struct Execution {
     ledger: Arc<Ledger>,
     id: Uuid,
     attempt: u32,
-    failed: bool,
+    end: End,
 }
 
 impl Drop for Execution {
     fn drop(&mut self) {
-        let failed = self.failed || std::thread::panicking();
-        self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt, failed });
+        let end = if std::thread::panicking() { End::Failed } else { self.end };
+        self.ledger.note(Entry::Ended { id: self.id, attempt: self.attempt, end });
     }
 }
 
@@ -141,9 +155,9 @@ async fn run(key: &str, job: Job, context: &Context) -> Result<()> {
     let millis = |most: u64| job.millis(most);
     match key {
         "slow" => sleep(context, millis(500)).await,
-        "long" => sleep(context, Duration::from_secs(6) + millis(2_000)).await,
-        "effect" => effect(job, context).await,
-        "flaky" if context.attempt() < 3 => bail!("not yet"),
+        LONG => sleep(context, Duration::from_secs(6) + millis(2_000)).await,
+        EFFECT => effect(job, context).await,
+        FLAKY if context.attempt() < 3 => bail!("not yet"),
         "panicking" if context.attempt() < 2 => panic!("as ordered"),
         SNOOZING if context.attempt() <= SNOOZES => Err(Verdict::snooze(job.snooze()).into()),
         "blocking" => {
@@ -156,8 +170,8 @@ async fn run(key: &str, job: Job, context: &Context) -> Result<()> {
             anyhow::ensure!(much.iter().step_by(4_096).all(|byte| *byte == 1), "memory changed");
             Ok(())
         }
-        "failing" => bail!("never"),
-        "stuck" => std::future::pending().await,
+        FAILING => bail!("never"),
+        STUCK => std::future::pending().await,
         DEADLY if context.attempt() < 3 => std::process::abort(),
         FATAL => std::process::abort(),
         _ => Ok(()),

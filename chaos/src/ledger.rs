@@ -42,9 +42,8 @@ pub(crate) enum Entry {
     Started { id: Uuid, attempt: u32, is_deaf: bool },
     /// A handler was told that its lease is lost, its time is up or it is canceled.
     Told { id: Uuid, attempt: u32 },
-    /// A handler has ended, or its future was dropped; `failed` when it was not told to stop and returned an error that
-    /// is none of the verdicts, or panicked.
-    Ended { id: Uuid, attempt: u32, failed: bool },
+    /// A handler has ended, or its future was dropped.
+    Ended { id: Uuid, attempt: u32, end: End },
     /// The rig is about to end this process without a word, or has found that it has ended, by `abort` or otherwise.
     Died { process: String, aborted: bool },
     /// The commit of a handler's own transaction, with its effect and its completion, was acknowledged.
@@ -63,6 +62,18 @@ pub(crate) enum Entry {
     Beat(Beat),
     /// Another fault, for the count.
     Fault { name: String },
+}
+
+/// How a handler ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// It returned `Ok`.
+    Succeeded,
+    /// It was not told to stop and returned an error that is none of the verdicts, or it panicked.
+    Failed,
+    /// It was told to stop and returned an error, gave a verdict, or was dropped.
+    Stopped,
 }
 
 /// How a command was appended.

@@ -12,13 +12,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, DEADLY, FATAL, GOOD, Job};
+use crate::job::{
+    AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, DEADLY, EFFECT, FAILING, FATAL, GOOD, Job, STUCK, STUCK_TIMEOUT,
+};
 use crate::ledger::{self, Entry, Ledger, Refused, Shape};
 use crate::process::Arguments;
 use crate::pulse::{Pulse, STREAMED, Streamed};
 
 /// Tasks that append at the same time.
-const TASKS: u32 = 4;
+pub(crate) const TASKS: u32 = 4;
 /// Commands of one `append_all`.
 pub(crate) const BULK: u32 = 50;
 /// Commands of one `append_all` of the stream.
@@ -223,13 +225,13 @@ impl Load {
             0 => DEADLY,
             1..=20 => BAD[usize::try_from(self.draw(2)).unwrap_or(0)],
             21..=300 => GOOD[usize::try_from(self.draw(GOOD.len() as u64)).unwrap_or(0)],
-            301..=700 => "effect",
+            301..=700 => EFFECT,
             _ => "quick",
         };
         let command = Command::new(key, &job)?;
         let command = match key {
-            "failing" => command.retry_count(BAD_RETRIES),
-            "stuck" => command.retry_count(BAD_RETRIES).timeout(Duration::from_millis(300)),
+            FAILING => command.retry_count(BAD_RETRIES),
+            STUCK => command.retry_count(BAD_RETRIES).timeout(STUCK_TIMEOUT),
             _ => command,
         };
         let command = match &asked.unique_key {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,7 +26,7 @@ pub(crate) const MIXTURE: u32 = 60;
 /// Between two points of a curve.
 const WINDOW: Duration = Duration::from_secs(5);
 /// A run shorter than this has no steady state that could be looked at.
-const LONG: u64 = 600;
+pub(crate) const LONG: u64 = 600;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What the database and the workers held at a moment.
@@ -37,6 +38,8 @@ pub(crate) struct Sample {
     tables_mib: f64,
     /// Zero where they are within the tables' files.
     indexes_mib: f64,
+    /// The log beside the file of an embedded database; zero where there is none.
+    log_mib: f64,
     garbage: f64,
 }
 
@@ -50,6 +53,7 @@ pub(crate) struct Window {
     pub(crate) worker_mib: Option<f64>,
     pub(crate) tables_mib: Option<f64>,
     pub(crate) indexes_mib: Option<f64>,
+    pub(crate) log_mib: Option<f64>,
     pub(crate) garbage: Option<f64>,
 }
 
@@ -67,6 +71,7 @@ pub(crate) async fn watch(
     mut storm: Storm,
     kind: DatabaseKind,
     url: &str,
+    file: &Path,
     fleet: &Mutex<Fleet>,
 ) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
@@ -74,8 +79,8 @@ pub(crate) async fn watch(
         let first = fleet.lock().await.first();
         // A server that is away has no sizes.
         if let (Some(worker_mib), Ok([tables, indexes, garbage])) = (resident_mib(first), sizes(kind, url).await) {
-            let (tables_mib, indexes_mib) = (tables / MIB, indexes / MIB);
-            samples.push(Sample { at: ledger::now(), worker_mib, tables_mib, indexes_mib, garbage });
+            let (tables_mib, indexes_mib, log_mib) = (tables / MIB, indexes / MIB, log_mib(file));
+            samples.push(Sample { at: ledger::now(), worker_mib, tables_mib, indexes_mib, log_mib, garbage });
         }
     }
     Ok(samples)
@@ -107,6 +112,10 @@ async fn sizes(kind: DatabaseKind, url: &str) -> Result<[f64; 3]> {
     let sizes = [row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?];
     connection.close().await?;
     Ok(sizes)
+}
+
+fn log_mib(file: &Path) -> f64 {
+    fs::metadata(file.with_extension("db-wal")).map_or(0.0, |log| lossy(log.len()) / MIB)
 }
 
 fn resident_mib(pid: u32) -> Option<f64> {
@@ -151,6 +160,7 @@ pub(crate) fn windows(records: &[Record], samples: &[Sample]) -> Vec<Window> {
             worker_mib: sample.map(|sample| sample.worker_mib),
             tables_mib: sample.map(|sample| sample.tables_mib),
             indexes_mib: sample.map(|sample| sample.indexes_mib),
+            log_mib: sample.map(|sample| sample.log_mib),
             garbage: sample.map(|sample| sample.garbage),
         }
     };
@@ -175,7 +185,7 @@ enum Span {
     Halves,
 }
 
-const CURVES: [Curve; 7] = [
+const CURVES: [Curve; 8] = [
     Curve {
         name: "ms from one end to the next",
         value: |window| Some(1e3 / window.ended_per_s.max(1.0)),
@@ -193,6 +203,8 @@ const CURVES: [Curve; 7] = [
     Curve { name: "ms to the end, median", value: |window| window.p50_ms, slack: 5.0, over: Span::Quarters },
     Curve { name: "MiB of the oldest worker", value: |window| window.worker_mib, slack: 4.0, over: Span::Quarters },
     Curve { name: "MiB of tables", value: |window| window.tables_mib, slack: 16.0, over: Span::Quarters },
+    // Long readers keep it from being cut for a while.
+    Curve { name: "MiB of the log", value: |window| window.log_mib, slack: 64.0, over: Span::Quarters },
     Curve { name: "MiB of indexes", value: |window| window.indexes_mib, slack: 16.0, over: Span::Halves },
 ];
 
@@ -254,6 +266,7 @@ pub(crate) fn counts(windows: &[Window]) -> Counts {
         ("MiB of the oldest worker", whole(|window| window.worker_mib)),
         ("MiB of tables", whole(|window| window.tables_mib)),
         ("MiB of indexes", whole(|window| window.indexes_mib)),
+        ("MiB of the log", whole(|window| window.log_mib)),
     ])
 }
 
@@ -302,6 +315,9 @@ mod tests {
             ["MiB of indexes grew from 490.0 to 990.0"]
         );
         assert!(drifts(&files(|number| 300.0 + 40.0 * f64::from(number / 30)), LONG).is_empty(), "ever rarer steps");
+        let logs: Vec<Window> =
+            (0..100).map(|number| Window { log_mib: Some(4.0 * f64::from(number)), ..Window::default() }).collect();
+        assert_eq!(drifts(&logs, LONG), ["MiB of the log grew from 148.0 to 348.0"]);
         let noisy = holding(|number| 20.0 + f64::from(number % 7));
         assert!(drifts(&noisy, LONG).is_empty());
     }

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::Violations;
 use super::history::History;
-use super::stored::{Command, Stored};
+use super::stored::{Command, SAME_TIME, Stored};
 use crate::ledger::{Entry, Refused, Shape};
-use crate::load::BULK;
+use crate::load::{BULK, TASKS};
 
 pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
     stored: &Stored,
@@ -52,22 +52,28 @@ pub(super) fn what_was_acknowledged_is_there_and_what_was_rolled_back_is_not(
         }
     }
     let dead = serials_of_the_dead(history);
+    // What each of the dead had under way, one append a task; those appended at once by the first of them.
+    let mut under_way: HashMap<u64, HashSet<u64>> = HashMap::new();
     for (id, command) in &stored.commands {
         let number = command.job.number;
-        if !explained.contains(&number) && !dead.contains(&(number >> 32)) {
+        let is_explained = explained.contains(&number);
+        if !is_explained && dead.contains(&(number >> 32)) {
+            under_way.entry(number >> 32).or_default().insert(command.job.batch.unwrap_or(number));
+        } else if !is_explained {
             violations.add("there without having been appended", format!("{id} ({})", command.row.key));
         }
         if command.job.shape == Shape::RolledBack {
             violations.add("rolled back and there", id);
         }
     }
+    for (serial, appends) in under_way.into_iter().filter(|(_, appends)| appends.len() > TASKS as usize) {
+        let what = format!("{} appends of process {serial}, which had {TASKS} at once", appends.len());
+        violations.add("there without having been appended", what);
+    }
     for id in history.executions.keys().filter(|id| !stored.commands.contains_key(id)) {
         violations.add("ran without having been appended", id);
     }
 }
-
-/// Clocks of one machine, read one after the other.
-const SAME_TIME: i128 = 1_000_000_000;
 
 /// An append is refused for a live command with its key, and for no other.
 fn refused_rightly(stored: &Stored, holder: &Command, refused: &Refused, violations: &mut Violations) {
@@ -95,7 +101,8 @@ pub(super) fn batches_are_whole(stored: &Stored, violations: &mut Violations) {
     }
 }
 
-/// The last appends of these processes may have happened without a word. One that ends in order says what it asked for.
+/// The last appends of these processes, one of each task, may have happened without a word. One that ends in order says
+/// what it asked for.
 fn serials_of_the_dead(history: &History<'_>) -> HashSet<u64> {
     let died = history.records.iter().filter_map(|record| match &record.entry {
         Entry::Died { process, .. } => Some(process.as_str()),

@@ -6,8 +6,8 @@ use orchestratum_core::entity::ended;
 
 use super::Violations;
 use super::history::History;
-use super::stored::{Command, Stored};
-use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, FATAL, RETRIES};
+use super::stored::{Command, SAME_TIME, Stored};
+use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, BAD, BAD_RETRIES, EFFECT, FAILING, FATAL, FLAKY, LONG, RETRIES, STUCK};
 use crate::ledger::{Entry, Shape};
 
 pub(super) fn everything_ended_as_it_should(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
@@ -20,7 +20,10 @@ pub(super) fn everything_ended_as_it_should(stored: &Stored, history: &History<'
             (Some(live), None) => violations.add("left live", format!("{id} ({key}, {})", live.state)),
             (Some(_), Some(ended)) => violations.add("live and ended", format!("{id} ({key}, {})", ended.state)),
             (None, None) => violations.add("neither live nor ended", format!("{id} ({key})")),
-            (None, Some(ended)) => ended_as_it_should(command, ended, history, violations),
+            (None, Some(ended)) => {
+                ended_as_it_should(command, ended, history, violations);
+                completed_by_its_handler(stored, command, ended, history, violations);
+            }
         }
         attempts_are_within_bounds(command, history, violations);
     }
@@ -32,7 +35,7 @@ fn ended_as_it_should(command: &Command, ended: &ended::Model, history: &History
     let as_it_should = match ended.state.as_str() {
         "completed" => !is_bad,
         "failed" => is_bad || command.is_parked(),
-        "canceled" => history.cancel_asked.contains(id),
+        "canceled" => history.cancel_asked.contains_key(id),
         _ => false,
     };
     if !as_it_should {
@@ -50,6 +53,29 @@ fn ended_as_it_should(command: &Command, ended: &ended::Model, history: &History
     }
 }
 
+/// The handler of the attempt has said that it succeeded, before the engine could know: a ledger has that line although
+/// the process was killed right behind it. Only `effect` completes its command itself, and may not live to say so.
+fn completed_by_its_handler(
+    stored: &Stored,
+    command: &Command,
+    ended: &ended::Model,
+    history: &History<'_>,
+    violations: &mut Violations,
+) {
+    let (id, key) = (&ended.id, command.row.key.as_str());
+    let Some(execution) = history.execution(id, ended.attempt) else { return };
+    if ended.state != "completed" || key == EFFECT {
+        return;
+    }
+    match execution.succeeded {
+        None => violations.add("completed without success", format!("{id} ({key}), attempt {}", ended.attempt)),
+        Some(at) if stored.monotonic(ended.finished_at.as_micros()) + SAME_TIME < i128::from(at) => {
+            violations.add("completed before its handler had ended", format!("{id} ({key})"));
+        }
+        Some(_) => {}
+    }
+}
+
 fn attempts_are_within_bounds(command: &Command, history: &History<'_>, violations: &mut Violations) {
     let (id, key) = (&command.row.id, command.row.key.as_str());
     let failures = || command.attempts.iter().filter(|attempt| attempt.kind != "lost_lease");
@@ -58,16 +84,17 @@ fn attempts_are_within_bounds(command: &Command, history: &History<'_>, violatio
     if command.state() == "failed" && may_fail && failures().count() < allowed {
         violations.add("failed with retries left", format!("{id} ({key}): {} failures", failures().count()));
     }
-    if command.row.key == FATAL && !command.is_parked() && !history.cancel_asked.contains(id) {
+    if command.row.key == FATAL && !command.is_parked() && !history.cancel_asked.contains_key(id) {
         violations.add("killed its process for ever", format!("{id} ended {}", command.state()));
     }
     // One that fails of its own doing is told of, if only as a lease that was lost before it could be written down. Not
-    // where the completion was committed, and the handler did not hear of it.
-    let completed = command.ended.as_ref().filter(|ended| ended.state == "completed").map(|ended| ended.attempt);
+    // where the handler's own completion was committed, and it did not hear of that.
+    let completes_itself = |ended: &&ended::Model| key == EFFECT && ended.state == "completed";
+    let completed = command.ended.as_ref().filter(completes_itself).map(|ended| ended.attempt);
     for execution in history.executions_of(id).iter().filter(|execution| execution.failed) {
         let number = i32::try_from(execution.attempt).ok();
         let is_told = command.attempts.iter().any(|attempt| Some(attempt.attempt) == number);
-        if !is_told && number != completed && !history.cancel_asked.contains(id) {
+        if !is_told && number != completed && !history.cancel_asked.contains_key(id) {
             violations.add("a failure that was not counted", format!("{id} ({key}), attempt {}", execution.attempt));
         }
     }
@@ -86,16 +113,28 @@ fn attempts_are_within_bounds(command: &Command, history: &History<'_>, violatio
     }
 }
 
+/// Whoever takes neighbors along does so again and again only to those that run for long.
+pub(super) fn few_innocents_were_parked(stored: &Stored, acknowledged: usize, violations: &mut Violations) {
+    let parked = short(stored.parked_innocents()).count();
+    if parked * 10_000 > acknowledged {
+        violations.add("innocents that were parked", format!("{parked} of {acknowledged}"));
+    }
+}
+
+pub(super) fn short<'a>(commands: impl Iterator<Item = &'a Command>) -> impl Iterator<Item = &'a Command> {
+    commands.filter(|command| command.row.key != LONG)
+}
+
 /// How a handler can fail by its own doing, and how often. One that is told to stop has not failed.
 fn failures_of(key: &str) -> (&'static [&'static str], usize) {
     let retries = |count: u32| usize::try_from(count).unwrap_or(usize::MAX).saturating_add(1);
     match key {
         // It meets every fault of the database.
-        "effect" => (&["error", "timeout"], retries(RETRIES)),
-        "flaky" => (&["error"], 2),
+        EFFECT => (&["error", "timeout"], retries(RETRIES)),
+        FLAKY => (&["error"], 2),
         "panicking" => (&["panic"], 1),
-        "failing" => (&["error"], retries(BAD_RETRIES)),
-        "stuck" => (&["timeout"], retries(BAD_RETRIES)),
+        FAILING => (&["error"], retries(BAD_RETRIES)),
+        STUCK => (&["timeout"], retries(BAD_RETRIES)),
         _ => (&[], 0),
     }
 }
@@ -115,7 +154,7 @@ pub(super) fn acknowledged_effects_are_there(stored: &Stored, history: &History<
 
 pub(super) fn effects_and_follow_ups_came_once(stored: &Stored, violations: &mut Violations) {
     for (id, command) in &stored.commands {
-        let takes_effect = command.row.key == "effect" && command.state() == "completed";
+        let takes_effect = command.row.key == EFFECT && command.state() == "completed";
         let effects = stored.effects.get(id).copied().unwrap_or(0);
         if effects != usize::from(takes_effect) {
             violations.add("took effect wrongly", format!("{id} {}: {effects} times", command.state()));

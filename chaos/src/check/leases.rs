@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Violations;
 use super::history::{Execution, History};
 use super::stored::{Command, Stored};
-use crate::job::{POLICY, SNOOZES, SNOOZING};
+use crate::job::{EFFECT, POLICY, SNOOZES, SNOOZING};
 use crate::ledger::{Entry, Record};
 
 /// Two clocks of the database are a delay apart: SQLite's are cut off at the millisecond.
@@ -50,14 +50,14 @@ pub(super) fn nothing_began_before_its_time(stored: &Stored, history: &History<'
 }
 
 /// Behind its failure or its snooze a command waits as long as was asked for. One that has lost its lease in between need
-/// not: nobody was told that it was to wait.
+/// not: nobody was told that it was to wait. Nor need an older attempt, which was claimed before a pause.
 pub(super) fn nothing_was_run_again_too_soon(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
     for (id, command) in &stored.commands {
         for pair in history.executions_of(id).windows(2) {
             let Some(ended) = pair[0].ended else { continue };
             let wait = u64::try_from(wait_behind(command, &pair[0]).as_nanos()).unwrap_or(u64::MAX);
             let early = ended.saturating_add(wait).saturating_sub(pair[1].started);
-            if wait > 0 && early > RESOLUTION {
+            if wait > 0 && early > RESOLUTION && pair[1].attempt > pair[0].attempt {
                 let what = format!("{id}, attempt {}: {} ms early", pair[1].attempt, early / 1_000_000);
                 violations.add("run again too soon", what);
             }
@@ -68,10 +68,9 @@ pub(super) fn nothing_was_run_again_too_soon(stored: &Stored, history: &History<
 /// How long a command waits at least behind this execution: not at all where nobody has written down that it should.
 fn wait_behind(command: &Command, execution: &Execution<'_>) -> Duration {
     let number = i64::from(execution.attempt);
-    let is_failure = |kind: &str| kind == "error" || kind == "panic";
     let line = command.attempts.iter().find(|line| i64::from(line.attempt) == number);
     match line {
-        Some(line) if execution.failed && is_failure(&line.kind) => {
+        Some(line) if is_noted_in_time(&line.kind, execution) => {
             let before = |attempt: i32| i64::from(attempt) < number;
             let used = command.attempts.iter().filter(|line| before(line.attempt) && line.kind != "lost_lease").count();
             POLICY.delay(u32::try_from(used).unwrap_or(u32::MAX), 0.0)
@@ -81,21 +80,46 @@ fn wait_behind(command: &Command, execution: &Execution<'_>) -> Duration {
     }
 }
 
-/// What follows a completion begins behind it: behind the end of the handler, or within it where that has completed the
-/// command itself.
+/// What follows an end begins behind it.
 pub(super) fn nothing_followed_too_soon(stored: &Stored, history: &History<'_>, violations: &mut Violations) {
-    let completed = stored.commands.iter().filter(|(_, command)| command.state() == "completed");
-    let ends = completed.filter(|(_, command)| !command.is_follow_up()).filter_map(|(id, command)| {
-        let attempt = command.ended.as_ref().map(|ended| i64::from(ended.attempt));
-        let last = history.executions_of(id).iter().find(|execution| Some(i64::from(execution.attempt)) == attempt)?;
-        Some((command.job.number, if command.row.key == "effect" { last.started } else { last.ended? }))
-    });
-    let ends: HashMap<u64, u64> = ends.collect();
+    let parents = stored.commands.values().filter(|command| !command.is_follow_up());
+    let ends: HashMap<u64, u64> =
+        parents.filter_map(|command| Some((command.job.number, not_ended_before(command, history)?))).collect();
     for (id, command) in stored.commands.iter().filter(|(_, command)| command.is_follow_up()) {
         let Some(end) = ends.get(&command.job.number) else { continue };
         if history.executions_of(id).first().is_some_and(|first| first.started < *end) {
             violations.add("followed up too soon", id);
         }
+    }
+}
+
+/// When a command had not ended yet: when its handler said that it ended, or began where that completes the command
+/// itself; or when it was to be canceled for the first time. Nobody knows it of one that was parked, whose handler may
+/// still have been running.
+fn not_ended_before(command: &Command, history: &History<'_>) -> Option<u64> {
+    let ended = command.ended.as_ref()?;
+    let last = history.execution(&ended.id, ended.attempt);
+    match ended.state.as_str() {
+        "canceled" => history.cancel_asked.get(&ended.id).copied(),
+        "completed" if command.row.key == EFFECT => Some(last?.started),
+        "completed" => last?.ended,
+        _ => {
+            let line = command.attempts.iter().find(|line| line.attempt == ended.attempt)?;
+            last.filter(|last| is_noted_in_time(&line.kind, last))?.ended
+        }
+    }
+}
+
+/// For how long after its beginning only the timer of an attempt ends it as timed out. A second behind the timeout the
+/// housekeeper does, too, and what it ends is noted later.
+const BY_ITS_TIMER: u64 = 1_000_000_000;
+
+/// Whether an attempt that failed so had noted its end before the engine heard of it.
+fn is_noted_in_time(kind: &str, execution: &Execution<'_>) -> bool {
+    match kind {
+        "error" | "panic" => execution.failed,
+        "timeout" => execution.ended.is_some_and(|ended| ended.saturating_sub(execution.started) <= BY_ITS_TIMER),
+        _ => false,
     }
 }
 
@@ -126,19 +150,30 @@ const RECOVERED: u64 = 5_000_000_000;
 /// From when to when each process was away, asleep or without memory.
 fn troubles(records: &[Record]) -> HashMap<&str, Vec<(u64, u64)>> {
     let mut troubles: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+    // Since when each sleeps or gets no memory: one that sleeps may get none either, and what ends first ends alone.
+    let mut asleep: HashMap<&str, u64> = HashMap::new();
+    let mut starved: HashMap<&str, u64> = HashMap::new();
     for record in records {
-        match &record.entry {
-            Entry::Died { process, .. }
-            | Entry::Left { process }
-            | Entry::Paused { process }
-            | Entry::Starved { process } => troubles.entry(process).or_default().push((record.at, u64::MAX)),
-            Entry::Resumed { process } | Entry::Fed { process } => {
-                if let Some((_, to)) = troubles.get_mut(process.as_str()).and_then(|troubles| troubles.last_mut()) {
-                    *to = record.at + RECOVERED;
-                }
+        let ended = match &record.entry {
+            Entry::Died { process, .. } | Entry::Left { process } => Some((process, Some(record.at), u64::MAX)),
+            Entry::Paused { process } => {
+                asleep.insert(process, record.at);
+                None
             }
-            _ => {}
+            Entry::Starved { process } => {
+                starved.insert(process, record.at);
+                None
+            }
+            Entry::Resumed { process } => Some((process, asleep.remove(process.as_str()), record.at + RECOVERED)),
+            Entry::Fed { process } => Some((process, starved.remove(process.as_str()), record.at + RECOVERED)),
+            _ => None,
+        };
+        if let Some((process, Some(from), to)) = ended {
+            troubles.entry(process).or_default().push((from, to));
         }
+    }
+    for (process, from) in asleep.into_iter().chain(starved) {
+        troubles.entry(process).or_default().push((from, u64::MAX));
     }
     troubles
 }

@@ -14,6 +14,9 @@ use crate::ledger;
 /// Lost leases that park a command, as the processes have it by default.
 const LOSSES: usize = 5;
 
+/// Clocks of one machine, read one after the other.
+pub(super) const SAME_TIME: i128 = 1_000_000_000;
+
 #[derive(Default)]
 pub(super) struct Stored {
     pub(super) commands: HashMap<Uuid, Command>,
@@ -89,13 +92,11 @@ impl Stored {
         for row in rows("SELECT number FROM chaos_orders").await? {
             stored.orders.insert(u64::try_from(row.try_get_by_index::<i64>(0)?)?);
         }
-        for row in rows("SELECT command FROM chaos_effects").await? {
-            *stored.effects.entry(row.try_get_by_index::<String>(0)?.parse()?).or_default() += 1;
-        }
+        stored.effects = effects(connection).await?;
         Ok(stored)
     }
 
-    /// The monotonic clock at a time of the database's.
+    /// The monotonic clock at a time of the database's, to [`SAME_TIME`].
     pub(super) fn monotonic(&self, micros: i64) -> i128 {
         self.epoch + i128::from(micros) * 1_000
     }
@@ -107,6 +108,11 @@ impl Stored {
         }
     }
 
+    /// Those that were parked and have never killed a process.
+    pub(super) fn parked_innocents(&self) -> impl Iterator<Item = &Command> {
+        self.commands.values().filter(|command| command.is_parked() && !command.is_deadly())
+    }
+
     /// How many commands have each number, follow-ups apart.
     pub(super) fn by_number(&self) -> HashMap<u64, usize> {
         let mut by_number = HashMap::new();
@@ -115,6 +121,15 @@ impl Stored {
         }
         by_number
     }
+}
+
+/// How often each command took effect.
+pub(super) async fn effects(connection: &DatabaseConnection) -> Result<HashMap<Uuid, usize>> {
+    let (sql, mut effects) = ("SELECT command FROM chaos_effects", HashMap::new());
+    for row in connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await? {
+        *effects.entry(row.try_get_by_index::<String>(0)?.parse()?).or_default() += 1;
+    }
+    Ok(effects)
 }
 
 fn epoch() -> i128 {

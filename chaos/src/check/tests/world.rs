@@ -5,14 +5,16 @@ use orchestratum_core::entity::{attempt, command, ended, live};
 use uuid::Uuid;
 
 use crate::check::history::History;
-use crate::check::judged;
 use crate::check::stored::{Command, Stored};
+use crate::check::{judged, judged_by_what_is_kept, tried};
 use crate::job::{AFTER_FAILURE, AFTER_SUCCESS, Job};
-use crate::ledger::{Entry, Record, Refused, Shape};
+use crate::ledger::{End, Entry, Record, Refused, Shape};
 
 /// The upper half of the numbers of the one producer.
 pub(super) const SERIAL: u64 = 1 << 32;
 pub(super) const SECOND: u64 = 1_000_000_000;
+/// By the database's clock, behind all that the ledgers have.
+const LATER: Timestamp = Timestamp::from_micros(100_000_000);
 
 /// A command of the sound history; its number is behind the producer's serial.
 #[derive(Clone, Copy)]
@@ -30,6 +32,7 @@ pub(super) enum The {
     Slept,
     AfterChained,
     AfterCanceled,
+    AfterFailing,
 }
 
 impl The {
@@ -57,22 +60,22 @@ impl World {
         world.append(The::Within, "quick", Shape::Within).run("a", The::Within, 1).end(The::Within, "completed", 1);
         world.stored.orders.insert(number(The::Within));
         world.append(The::Chained, "quick", Shape::Chained).run("a", The::Chained, 1).end(The::Chained, "completed", 1);
-        world.follow_up(The::AfterChained, The::Chained, AFTER_SUCCESS);
+        world.follow_up(34, The::AfterChained, The::Chained, AFTER_SUCCESS);
         world.append(The::Canceled, "quick", Shape::Chained);
         world.note(20, "p", Entry::CancelAsked { id: The::Canceled.id() });
         world.note(21, "p", Entry::Canceled { id: The::Canceled.id(), at_once: true, attempt: Some(0) });
-        world.end(The::Canceled, "canceled", 0).follow_up(The::AfterCanceled, The::Canceled, AFTER_FAILURE);
+        world.end(The::Canceled, "canceled", 0).follow_up(34, The::AfterCanceled, The::Canceled, AFTER_FAILURE);
         for the in [The::FirstUnique, The::SecondUnique] {
             world.append(the, "quick", Shape::Unique).run("a", the, 1).end(the, "completed", 1);
             world.of(the).row.unique_key = Some("key".to_owned());
         }
-        world.dates(The::FirstUnique, 1, 2).dates(The::SecondUnique, 2, 3);
-        world.append(The::Failing, "failing", Shape::Single);
+        world.dates(The::FirstUnique, 1, 40).dates(The::SecondUnique, 40, 50);
+        world.append(The::Failing, "failing", Shape::Chained);
         for attempt in 1..=3 {
-            world.run("a", The::Failing, attempt).fail(The::Failing, attempt, "error");
+            world.execute("a", The::Failing, attempt, End::Failed).fail(The::Failing, attempt, "error");
         }
         world.of(The::Failing).row.retry_count = 2;
-        world.end(The::Failing, "failed", 3);
+        world.end(The::Failing, "failed", 3).follow_up(38, The::AfterFailing, The::Failing, AFTER_FAILURE);
         world.append(The::Deadly, "deadly", Shape::Single).start(30, "dying", The::Deadly, 1);
         world.note(31, "rig", Entry::Died { process: "dying".to_owned(), aborted: true });
         world.fail(The::Deadly, 1, "lost_lease").run("a", The::Deadly, 2).end(The::Deadly, "completed", 2);
@@ -80,7 +83,7 @@ impl World {
         world.note(41, "rig", Entry::Paused { process: "b".to_owned() });
         world.note(51, "rig", Entry::Resumed { process: "b".to_owned() });
         world.note(52, "b", Entry::Told { id: The::Slept.id(), attempt: 1 });
-        world.note(53, "a", Entry::Ended { id: The::Slept.id(), attempt: 2, failed: false });
+        world.finish(53, "a", The::Slept, 2, End::Succeeded);
         world.fail(The::Slept, 1, "lost_lease").end(The::Slept, "completed", 2);
         world.note(60, "p", Entry::RolledBack { number: SERIAL + 100, id: Uuid::from_u128(100) });
         world.note(60, "p", Entry::Unsure { number: SERIAL + 101, shape: Shape::Within, error: String::new() });
@@ -127,9 +130,9 @@ impl World {
         self
     }
 
-    fn follow_up(&mut self, the: The, parent: The, key: &str) -> &mut Self {
-        self.store(the.id(), number(parent), key, Shape::Chained).start(34, "a", the, 1);
-        self.note(35, "a", Entry::Ended { id: the.id(), attempt: 1, failed: false }).end(the, "completed", 1)
+    fn follow_up(&mut self, second: u64, the: The, parent: The, key: &str) -> &mut Self {
+        self.store(the.id(), number(parent), key, Shape::Chained).start(second, "a", the, 1);
+        self.finish(second + 1, "a", the, 1, End::Succeeded).end(the, "completed", 1)
     }
 
     pub(super) fn of(&mut self, the: The) -> &mut Command {
@@ -140,11 +143,18 @@ impl World {
         self.note(second, process, Entry::Started { id: the.id(), attempt, is_deaf: false })
     }
 
-    /// An attempt of a second.
+    pub(super) fn finish(&mut self, second: u64, process: &str, the: The, attempt: u32, end: End) -> &mut Self {
+        self.note(second, process, Entry::Ended { id: the.id(), attempt, end })
+    }
+
+    /// An attempt of a second that succeeds.
     pub(super) fn run(&mut self, process: &str, the: The, attempt: u32) -> &mut Self {
+        self.execute(process, the, attempt, End::Succeeded)
+    }
+
+    fn execute(&mut self, process: &str, the: The, attempt: u32, end: End) -> &mut Self {
         let second = 30 + 2 * u64::from(attempt);
-        self.start(second, process, the, attempt);
-        self.note(second + 1, process, Entry::Ended { id: the.id(), attempt, failed: false })
+        self.start(second, process, the, attempt).finish(second + 1, process, the, attempt, end)
     }
 
     pub(super) fn end(&mut self, the: The, state: &str, attempt: i32) -> &mut Self {
@@ -153,7 +163,7 @@ impl World {
             state: state.to_owned(),
             attempt,
             instance: None,
-            finished_at: Timestamp::from_micros(2),
+            finished_at: LATER,
             duration_ms: None,
             output: None,
             error: None,
@@ -161,10 +171,10 @@ impl World {
         self
     }
 
-    /// Its creation and its end, by the database's clock.
+    /// The seconds of its creation and its end, by the database's clock.
     pub(super) fn dates(&mut self, the: The, created: i64, finished: i64) -> &mut Self {
-        self.of(the).row.created_at = Timestamp::from_micros(created);
-        self.of(the).ended.as_mut().expect("it has ended").finished_at = Timestamp::from_micros(finished);
+        self.of(the).row.created_at = Timestamp::from_micros(created * 1_000_000);
+        self.of(the).ended.as_mut().expect("it has ended").finished_at = Timestamp::from_micros(finished * 1_000_000);
         self
     }
 
@@ -175,8 +185,7 @@ impl World {
             kind: kind.to_owned(),
             error: String::new(),
             instance: None,
-            // Behind all that the ledgers have.
-            ended_at: Timestamp::from_micros(100_000_000),
+            ended_at: LATER,
         };
         self.of(the).attempts.push(attempt);
         self
@@ -205,10 +214,24 @@ impl World {
         self.records.retain(|record| !is_forgotten(&record.entry));
     }
 
+    /// What is counted and was never done.
+    pub(super) fn never_done(self) -> Vec<&'static str> {
+        let counts = tried::noted(&self.records).into_iter().chain(tried::kept(&self.stored));
+        counts.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+
     /// The kinds of violations.
     pub(super) fn judged(mut self) -> Vec<&'static str> {
         self.records.sort_by_key(|record| record.at);
         judged(&self.stored, &History::of(&self.records, self.leased)).0.into_keys().collect()
+    }
+
+    /// The same from what a soak has.
+    pub(super) fn judged_by_what_is_kept(mut self) -> Vec<&'static str> {
+        self.records.sort_by_key(|record| record.at);
+        let live: Vec<live::Model> = self.stored.commands.values().filter_map(|command| command.live.clone()).collect();
+        let history = History::of(&self.records, 0);
+        judged_by_what_is_kept(&live, &self.stored.effects, &history).0.into_keys().collect()
     }
 }
 
