@@ -221,7 +221,8 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     // In a task of its own: while a server starts the others wait, and who has died must be written down at once. Also
     // until the last of the other faults is over.
     let (over, is_over) = oneshot::channel::<()>();
-    let (workers, rest, are_attacked) = (storm(), Storm { until: never(), ..storm() }, of(What::Workers));
+    let are_attacked = of(What::Workers) || matches!(arguments.what, What::Failover | What::Galera);
+    let (workers, rest) = (storm(), Storm { until: never(), ..storm() });
     let attacked = Arc::clone(&fleet);
     let workers = tokio::spawn(async move {
         if are_attacked {
