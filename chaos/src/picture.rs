@@ -52,7 +52,7 @@ pub(crate) fn draw(title: &str, garbage: &str, windows: &[Window], marks: &[f64]
         }
         let mut ticks = vec![0.0, most];
         if is_logarithmic {
-            ticks = [0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0].into_iter().filter(|tick| *tick < most).collect();
+            ticks = [0.0, 10.0, 100.0, 1_000.0, 10_000.0].into_iter().filter(|tick| *tick < most).collect();
         }
         for tick in ticks {
             let _ = writeln!(
