@@ -221,7 +221,7 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     // In a task of its own: while a server starts the others wait, and who has died must be written down at once. Also
     // until the last of the other faults is over.
     let (over, is_over) = oneshot::channel::<()>();
-    let are_attacked = of(What::Workers) || matches!(arguments.what, What::Failover | What::Galera);
+    let are_attacked = attacks_workers(arguments.what);
     let (workers, rest) = (storm(), Storm { until: never(), ..storm() });
     let attacked = Arc::clone(&fleet);
     let workers = tokio::spawn(async move {
@@ -366,6 +366,10 @@ async fn on(kind: DatabaseKind, name: String, seed: u64, arguments: &Arguments, 
     Ok(report)
 }
 
+const fn attacks_workers(what: What) -> bool {
+    matches!(what, What::Workers | What::Failover | What::Galera | What::All | What::Soak)
+}
+
 /// What came too seldom in a long run for what it is to show.
 fn few(what: What, kind: DatabaseKind, seconds: u64, report: &Report) -> Vec<String> {
     let share = |many: u64| if seconds < LONG_ENOUGH_FOR_MANY { 0 } else { many * seconds / LONG_ENOUGH_FOR_MANY };
@@ -396,7 +400,7 @@ fn wanted(what: What, kind: DatabaseKind, seconds: u64) -> Vec<&'static str> {
     let mut wanted = Vec::new();
     if seconds >= LONG_ENOUGH {
         let workers: &[&str] =
-            if of(What::Workers) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED] } else { &[] };
+            if attacks_workers(what) { &[fleet::KILL, fleet::DEPLOY, ledger::PAUSE, fleet::STARVED] } else { &[] };
         // On SQLite the machine's clock is the database's.
         let clocks: &[&str] = if of(What::Workers) && is_server { &[fleet::OFF, fleet::JUMP] } else { &[] };
         let server: &[&str] = match what {
@@ -437,6 +441,10 @@ mod tests {
         assert!(faults::database::KINDS.iter().chain(&faults::network::KINDS).all(|kind| long.contains(kind)));
         assert_eq!(wanted(What::Database, DatabaseKind::Sqlite, LONG_ENOUGH_FOR_ALL), faults::sqlite::KINDS);
         assert!(wanted(What::Fleet, DatabaseKind::Postgres, LONG_ENOUGH_FOR_ALL).is_empty());
+        for (what, kind) in [(What::Failover, DatabaseKind::Postgres), (What::Galera, DatabaseKind::Mariadb)] {
+            let minute = wanted(what, kind, LONG_ENOUGH);
+            assert!([fleet::KILL, ledger::PAUSE].iter().all(|fault| minute.contains(fault)), "{minute:?}");
+        }
     }
 
     #[test]

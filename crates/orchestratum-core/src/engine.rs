@@ -237,11 +237,9 @@ pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
 
 /// A text that every database can store: no NUL, and not too long.
 pub(crate) fn storable(text: &str) -> String {
-    let mut end = text.len().min(MAX_ERROR_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].replace('\0', "\u{fffd}")
+    let mut text = text[..text.floor_char_boundary(MAX_ERROR_BYTES)].replace('\0', "\u{fffd}");
+    text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
+    text
 }
 
 /// A part of a span of time chosen at random, so that instances do not act in step.

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 16;
 
 /// Decides every option of a command, of its follow-ups, and of theirs.
 pub(crate) fn resolve(command: Command, config: &Config, registry: &Registry) -> Result<NewCommand> {
-    let new = resolve_at(command, config, registry, 0)?;
+    let new = resolve_at(command, config, registry, None)?;
     let bytes = new.stored_follow_ups().map_or(0, |follow_ups| follow_ups.len());
     if bytes > config.payload_limit {
         let problem = format!("{bytes} bytes of follow-ups are more than the limit of {}", config.payload_limit);
@@ -31,7 +31,13 @@ fn heaviest(follow_ups: &FollowUps) -> &'static str {
     options.into_iter().max_by_key(|(weight, _)| *weight).map_or("on_success", |(_, option)| option)
 }
 
-fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usize) -> Result<NewCommand> {
+/// `follows`: the method that made it a follow-up, and how deep it is.
+fn resolve_at(
+    command: Command,
+    config: &Config,
+    registry: &Registry,
+    follows: Option<(&'static str, usize)>,
+) -> Result<NewCommand> {
     let Command { key, payload, .. } = &command;
     let invalid = |option, problem: String| Err(Error::InvalidCommand { key: shorten(key), option, problem });
     if let Some(problem) = name_problem(key) {
@@ -40,8 +46,10 @@ fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usi
     registry.check_appendable(key)?;
     let unset = Defaults::default();
     let defaults = registry.get(key).map_or(&unset, |executor| &executor.defaults);
-    if depth > MAX_DEPTH {
-        return invalid("on_success", format!("follow-ups are nested more than {MAX_DEPTH} deep"));
+    if let Some((option, depth)) = follows
+        && depth > MAX_DEPTH
+    {
+        return invalid(option, format!("follow-ups are nested more than {MAX_DEPTH} deep"));
     }
     if payload.len() > config.payload_limit {
         let problem = format!("{} bytes of JSON are more than the limit of {}", payload.len(), config.payload_limit);
@@ -75,9 +83,11 @@ fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usi
             _ => return invalid("delay", format!("{delay:?} ends after the year 9999")),
         },
     };
-    let all = |commands: Vec<Command>| {
+    let depth = follows.map_or(1, |(_, depth)| depth + 1);
+    let all = |commands: Vec<Command>, option| {
         let commands = commands.into_iter();
-        commands.map(|command| resolve_at(command, config, registry, depth + 1)).collect::<Result<Vec<_>>>()
+        let resolved = commands.map(|command| resolve_at(command, config, registry, Some((option, depth))));
+        resolved.collect::<Result<Vec<_>>>()
     };
     let new = NewCommand {
         queue: queue.to_owned(),
@@ -88,9 +98,9 @@ fn resolve_at(command: Command, config: &Config, registry: &Registry, depth: usi
         retry_policy,
         unique_key: command.unique,
         follow_ups: FollowUps {
-            success: all(command.on_success)?,
-            cancel: command.on_cancel.map(all).transpose()?,
-            failure: all(command.on_failure)?,
+            success: all(command.on_success, "on_success")?,
+            cancel: command.on_cancel.map(|commands| all(commands, "on_cancel")).transpose()?,
+            failure: all(command.on_failure, "on_failure")?,
         },
         key: command.key,
         payload: command.payload,

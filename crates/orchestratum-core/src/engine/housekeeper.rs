@@ -184,19 +184,17 @@ impl Housekeeper {
         } else {
             ([State::Completed, State::Canceled].as_slice(), config.keep_completed)
         };
-        let mut next = None;
+        // Also when this one meets an error, somebody's lock for instance, the failed ones have their turn.
+        self.purging = (!failed).then_some(Purging { failed: true, after: None });
         if let Some(kept) = kept {
-            let count;
-            (count, next) = self.answer(self.store.purge_kept(states, kept, after, purge::BATCH)).await?;
+            let (count, next) = self.answer(self.store.purge_kept(states, kept, after, purge::BATCH)).await?;
             if count > 0 {
                 tracing::info!(target: "orchestratum::purge", count, ?states, "purged");
             }
+            if next.is_some() {
+                self.purging = Some(Purging { failed, after: next });
+            }
         }
-        self.purging = match next {
-            Some(_) => Some(Purging { failed, after: next }),
-            None if !failed => Some(Purging { failed: true, after: None }),
-            None => None,
-        };
         Ok(())
     }
 }

@@ -58,8 +58,9 @@ impl Store {
             error: None,
         };
         insert_ended(transaction, self, &[ended]).await?;
+        // Under a lock, as the live row: a commit gives up its locks before new snapshots show it.
         let sql = self.sql("SELECT follow_ups FROM orchestratum_commands WHERE id = ").bind(id.as_uuid());
-        let rows = rows_in(transaction, sql).await?;
+        let rows = rows_in(transaction, sql.text(self.backend.current_read())).await?;
         let follow_ups = match rows.first() {
             Some(row) => {
                 let stored: Option<String> = Columns::new(row).take().unwrap_or_else(|error| unreadable(id, &error));

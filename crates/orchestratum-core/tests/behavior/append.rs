@@ -344,6 +344,10 @@ on_every_backend! {
             .unwrap();
         let append = |key: &str| orchestrator.append((key.to_owned(), ()));
         let text = || "x".repeat(600);
+        let deep = |follow: fn(Command, Command) -> Command| {
+            let one = || Command::new("k", &()).unwrap();
+            (0..17).fold(one(), |inner, _| follow(one(), inner))
+        };
         let errors = [
             ("key", append("").await.unwrap_err()),
             ("key", append(&"k".repeat(10_000)).await.unwrap_err()),
@@ -358,6 +362,8 @@ on_every_backend! {
             ("on_success", (0..20).fold(append("k"), |append, _| append.on_success(("k", ()))).await.unwrap_err()),
             ("on_success", append("k").on_success(("k", text())).on_success(("k", text())).await.unwrap_err()),
             ("on_failure", append("k").on_failure(("k", text())).on_success(("k", text())).on_failure(("k", text())).await.unwrap_err()),
+            ("on_failure", orchestrator.append(deep(Command::on_failure)).await.unwrap_err()),
+            ("on_success", orchestrator.append(deep(Command::on_success)).await.unwrap_err()),
             ("on_cancel", append("k").on_cancel(("k", text())).on_cancel(("k", text())).await.unwrap_err()),
         ];
         for (option, error) in errors {
