@@ -48,7 +48,7 @@ const DONE: [(&str, usize); 19] = [
     // Where every answer takes long, a cancel seldom comes in time.
     (CANCELED_BEFORE, 50_000),
     (AFTER_OTHERS, 50_000),
-    (CANCELED_DURING, 100_000),
+    (CANCELED_DURING, 150_000),
     (PARKED, 500_000),
 ];
 
