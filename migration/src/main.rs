@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use orchestratum_migration::{self as migration, Dialect, SchemaState, VERSION};
 use sea_orm_migration::sea_orm::{ConnectOptions, Database, DatabaseConnection};
@@ -70,9 +70,14 @@ async fn run(arguments: Arguments) -> Result<()> {
         return Ok(());
     }
     let url = arguments.database_url.context("set DATABASE_URL or give --database-url")?;
-    let mut options = ConnectOptions::new(url);
+    // SeaORM knows one name for both.
+    let url = url.replacen("mariadb:", "mysql:", usize::from(url.starts_with("mariadb:")));
+    let mut options = ConnectOptions::new(&url);
     options.sqlx_logging(false).max_connections(1);
-    let connection = Database::connect(options).await.context("the database cannot be reached")?;
+    // SeaORM repeats an address that it cannot read, with the password.
+    let connection = Database::connect(options).await.map_err(|error| {
+        anyhow!("the database cannot be reached: {}", error.to_string().replace(&url, "the address given"))
+    })?;
     match arguments.action {
         Action::Up => migration::up(&connection).await?,
         Action::Down(confirmation) => {

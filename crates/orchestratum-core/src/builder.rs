@@ -130,7 +130,8 @@ impl Builder {
         self
     }
 
-    /// This program only appends: any key may be appended, with the options of the append alone.
+    /// For a program that only appends: no key is checked, any may be appended, with the options of the append alone. A
+    /// worker that it starts all the same serves what is registered.
     pub const fn client_only(mut self) -> Self {
         self.client_only = true;
         self

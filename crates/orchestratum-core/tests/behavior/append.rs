@@ -449,10 +449,23 @@ on_every_backend! {
         transaction.rollback().await.unwrap();
     }
 
+    async fn an_address_may_say_mariadb(world) {
+        let url = world.url.replacen("mysql:", "mariadb:", 1);
+        let orchestrator = world.builder().database(url).client_only().build().await.unwrap();
+        assert!(orchestrator.append(("k", ())).await.unwrap().is_new());
+    }
+
     async fn an_address_without_its_driver_or_of_no_database_is_told_without_its_password(world) {
         for address in ["http://u:secret@localhost/app", "app.db", ""] {
             let error = world.builder().database(address).build().await.unwrap_err().to_string();
             assert!(error.contains("sqlite://app.db?mode=rwc") && !error.contains("secret"), "{error}");
+        }
+        for scheme in ["postgres", "mysql", "mariadb"] {
+            for rest in ["u:a/secret@localhost/app", "u:a?secret@localhost/app", "u:a#secret@localhost/app", "u:secret@localhost:99999/app"] {
+                let builder = world.builder().database(format!("{scheme}://{rest}"));
+                let error = builder.build().await.unwrap_err().to_string();
+                assert!(error.contains("cannot be read") && !error.contains("secret"), "{error}");
+            }
         }
     }
 }

@@ -43,7 +43,9 @@ pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Res
              in tests a temporary one",
         );
     }
-    check_driver(url)?;
+    check_address(url)?;
+    // SeaORM knows one name for both.
+    let url = &url.replacen("mariadb:", "mysql:", usize::from(url.starts_with("mariadb:")));
     let mut options = ConnectOptions::new(url);
     options.sqlx_logging(false);
     settle(&mut options, purpose, poll_only);
@@ -80,8 +82,8 @@ async fn why(url: &str, error: sea_orm::DbErr) -> Error {
     Error::Unreachable(error)
 }
 
-/// Says which driver is missing, without repeating an address that may hold a password.
-fn check_driver(url: &str) -> Result<()> {
+/// Says which driver is missing or that an address cannot be read, without repeating it: it may hold a password.
+fn check_address(url: &str) -> Result<()> {
     let scheme = url.split(':').next().unwrap_or_default();
     let (enabled, feature) = match scheme {
         "sqlite" => (cfg!(feature = "sqlite"), "sqlite"),
@@ -95,13 +97,37 @@ fn check_driver(url: &str) -> Result<()> {
             );
         }
     };
-    if enabled {
+    if !enabled {
+        return crate::config::invalid(
+            "database",
+            format!("a `{scheme}` address needs `features = [\"{feature}\"]` on the orchestratum crates"),
+        );
+    }
+    if is_readable(url, feature) {
         return Ok(());
     }
     crate::config::invalid(
         "database",
-        format!("a `{scheme}` address needs `features = [\"{feature}\"]` on the orchestratum crates"),
+        format!(
+            "this `{scheme}` address cannot be read: look at its port and options; in a user or password `/`, `?`, `#`, \
+             `@` and `%` are written as `%2F`, `%3F`, `%23`, `%40` and `%25`"
+        ),
     )
+}
+
+/// Whether the driver can read an address. Its own error, and SeaORM's, may repeat it.
+fn is_readable(url: &str, driver: &str) -> bool {
+    match driver {
+        #[cfg(feature = "postgres")]
+        "postgres" => url.parse::<sea_orm::sqlx::postgres::PgConnectOptions>().is_ok(),
+        #[cfg(feature = "mysql")]
+        "mysql" => url.parse::<sea_orm::sqlx::mysql::MySqlConnectOptions>().is_ok(),
+        // There are no passwords in the address of a file, and the driver says what is wrong with it.
+        _ => {
+            let _ = url;
+            true
+        }
+    }
 }
 
 /// Opens another pool to where `connection` leads.
