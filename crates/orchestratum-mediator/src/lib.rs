@@ -100,8 +100,8 @@ pub mod prelude {
         After, AnyRequest, AnyResponse, Before, Behavior, Behaviors, CancellationToken, Command, CommandId, Commands,
         Context, Defaults, ErrorAction, ErrorHandler, FollowUps, FromContext, FromServices, Handler, IntoCommand,
         Mediator, MediatorBuilder, MediatorExt, Named, Next, Notification, NotificationHandler, OnError, OpenBehavior,
-        OpenNext, Orchestrator, Outcome, PostProcessor, PreProcessor, Recover, Request, Service, StreamHandler,
-        StreamRequest, Verdict, Worker, handler, notification_handler, stream_handler,
+        OpenNext, Orchestrator, Outcome, PostProcessor, PreProcessor, Recover, Request, RetryPolicy, Service,
+        StreamHandler, StreamRequest, Verdict, Worker, handler, notification_handler, stream_handler,
     };
 }
 
