@@ -71,7 +71,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     let url = arguments.database_url.context("set DATABASE_URL or give --database-url")?;
     // SeaORM knows one name for both.
-    let url = url.replacen("mariadb:", "mysql:", usize::from(url.starts_with("mariadb:")));
+    let url = url.strip_prefix("mariadb:").map(|rest| format!("mysql:{rest}")).unwrap_or(url);
     let mut options = ConnectOptions::new(&url);
     options.sqlx_logging(false).max_connections(1);
     // SeaORM repeats an address that it cannot read, with the password.

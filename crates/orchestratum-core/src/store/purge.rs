@@ -132,12 +132,9 @@ impl Store {
 /// what was appended under a clock that is ahead. It is kept longer by as much as that, but not longer than three times
 /// as long: what is ahead by more than it is kept is walked through.
 fn past_the_young(id: CommandId, kept: Duration, now: i64) -> CommandId {
-    let id_of_ours = id.as_uuid();
-    // Others do not sort by their time.
-    if id_of_ours.get_version_num() != 7 {
-        return id;
-    }
-    let Some(appended) = id_of_ours.get_timestamp() else { return id };
+    // Ids of other versions, which somebody has written by hand, do not sort by their time.
+    let timestamp = id.as_uuid().get_timestamp().filter(|_| id.as_uuid().get_version_num() == 7);
+    let Some(appended) = timestamp else { return id };
     let (appended, now) = (i128::from(appended.to_unix().0), i128::from(now / 1_000_000));
     let kept = i128::from(kept.as_secs());
     let last = now + kept;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orchestratum_core::{Context, Orchestrator, Outcome, RetryPolicy, State};
+use orchestratum_core::{Builder, Context, Orchestrator, Outcome, RetryPolicy, State};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
@@ -34,6 +34,27 @@ async fn write_effect(transaction: &DatabaseTransaction, ctx: &Context) {
 }
 
 const EFFECTS: &str = "SELECT count(*) FROM effects";
+
+/// With the key `k`, whose handler takes effect and completes in its own transaction, and commits it in the attempts for
+/// which `commits` says so.
+async fn completing(builder: Builder, pool: &DatabaseConnection, commits: fn(u32) -> bool) -> Orchestrator {
+    let pool = pool.clone();
+    let executor = move |(): (), ctx: Context| {
+        let pool = pool.clone();
+        async move {
+            let transaction = begin(&pool).await;
+            write_effect(&transaction, &ctx).await;
+            ctx.complete_in(&transaction, ()).await?;
+            if commits(ctx.attempt()) {
+                transaction.commit().await?;
+            } else {
+                transaction.rollback().await?;
+            }
+            Ok(())
+        }
+    };
+    builder.executor("k", executor).build().await.unwrap()
+}
 
 on_every_backend! {
     async fn the_effect_and_the_completion_commit_together(world) {
@@ -68,26 +89,7 @@ on_every_backend! {
 
     async fn a_handler_that_completes_and_does_not_commit_has_failed_its_attempt(world) {
         let connection = effects(world).await;
-        let pool = connection.clone();
-        let orchestrator = world
-            .builder()
-            .executor("k", move |(): (), ctx: Context| {
-                let pool = pool.clone();
-                async move {
-                    let transaction = begin(&pool).await;
-                    write_effect(&transaction, &ctx).await;
-                    ctx.complete_in(&transaction, ()).await?;
-                    if ctx.attempt() == 2 {
-                        transaction.commit().await?;
-                    } else {
-                        transaction.rollback().await?;
-                    }
-                    Ok(())
-                }
-            })
-            .build()
-            .await
-            .unwrap();
+        let orchestrator = completing(world.builder(), &connection, |attempt| attempt == 2).await;
         let worker = orchestrator.start();
         let id = orchestrator.append(("k", ())).await.unwrap().id();
         assert_eq!(orchestrator.wait::<()>(id).await.unwrap(), Outcome::Completed(()));
@@ -100,21 +102,7 @@ on_every_backend! {
 
     /// Its attempt has failed like any other, although the handler said that it had not.
     async fn a_handler_that_completes_and_does_not_commit_waits_before_its_retry(world) {
-        let pool = world.connect().await;
-        let orchestrator = world
-            .builder()
-            .executor("k", move |(): (), ctx: Context| {
-                let pool = pool.clone();
-                async move {
-                    let transaction = begin(&pool).await;
-                    ctx.complete_in(&transaction, ()).await?;
-                    transaction.rollback().await?;
-                    Ok(())
-                }
-            })
-            .build()
-            .await
-            .unwrap();
+        let orchestrator = completing(world.builder(), &effects(world).await, |_| false).await;
         let worker = orchestrator.start();
         let wait = Duration::from_secs(3_600);
         let id = orchestrator.append(("k", ())).retry_policy(RetryPolicy::Fixed(wait)).await.unwrap().id();
@@ -228,23 +216,8 @@ on_every_backend! {
 /// to its end.
 async fn stalled_writers_go_on(world: &'static World) {
     let connection = effects(world).await;
-    let pool = connection.clone();
-    let orchestrator = world
-        .builder()
-        .lease_duration(Duration::from_millis(600))
-        .executor("k", move |(): (), ctx: Context| {
-            let pool = pool.clone();
-            async move {
-                let transaction = begin(&pool).await;
-                write_effect(&transaction, &ctx).await;
-                ctx.complete_in(&transaction, ()).await?;
-                transaction.commit().await?;
-                Ok(())
-            }
-        })
-        .build()
-        .await
-        .unwrap();
+    let builder = world.builder().lease_duration(Duration::from_millis(600));
+    let orchestrator = completing(builder, &connection, |_| true).await;
     let workers = [orchestrator.start(), orchestrator.start()];
     until("both are registered", async || {
         number(&connection, "SELECT count(*) FROM orchestratum_instances").await == 2

@@ -45,7 +45,8 @@ pub(crate) async fn connect(url: &str, purpose: Purpose, poll_only: bool) -> Res
     }
     check_address(url)?;
     // SeaORM knows one name for both.
-    let url = &url.replacen("mariadb:", "mysql:", usize::from(url.starts_with("mariadb:")));
+    let renamed = url.strip_prefix("mariadb:").map(|rest| format!("mysql:{rest}"));
+    let url = renamed.as_deref().unwrap_or(url);
     let mut options = ConnectOptions::new(url);
     options.sqlx_logging(false);
     settle(&mut options, purpose, poll_only);
