@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use orchestratum_bench_program::serve;
 use sea_orm::sqlx::mysql::{MySql, MySqlPool, MySqlPoolOptions};
-use sea_orm::sqlx::{AssertSqlSafe, Executor, query, query_as, query_scalar};
+use sea_orm::sqlx::{self, AssertSqlSafe, Executor, query, query_as, query_scalar};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ impl Raw {
 
     pub(super) async fn insert(&self, rows: &Rows) -> Result<()> {
         if rows.len() <= BATCH {
-            return insert(&self.pool, rows).await;
+            return again_after_deadlock(|| insert(&self.pool, rows)).await;
         }
         let mut transaction = self.pool.begin().await?;
         for rows in rows.chunks(BATCH) {
@@ -77,7 +77,7 @@ impl Raw {
     async fn work(self) -> Result<()> {
         let mut deletes = JoinSet::new();
         loop {
-            let claimed = self.claim().await?;
+            let claimed = again_after_deadlock(|| self.claim()).await?;
             if claimed.is_empty() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
@@ -87,18 +87,21 @@ impl Raw {
                 deleted??;
             }
             let raw = self.clone();
-            deletes.spawn(async move { raw.delete(ran).await });
+            deletes.spawn(async move {
+                again_after_deadlock(|| raw.delete(&ran)).await?;
+                ran.finished();
+                anyhow::Ok(())
+            });
         }
     }
 
-    async fn delete(&self, ran: Ran) -> Result<()> {
+    async fn delete(&self, ran: &Ran) -> Result<()> {
         let sql = format!("DELETE FROM raw WHERE id IN ({})", marks(ran.ids.len()));
         let mut delete = query(AssertSqlSafe(sql));
         for id in &ran.ids {
             delete = delete.bind(id);
         }
         delete.execute(&self.pool).await?;
-        ran.finished();
         Ok(())
     }
 
@@ -128,6 +131,18 @@ impl Raw {
 
     pub(super) async fn left(&self) -> Result<i64> {
         Ok(query_scalar("SELECT count(*) FROM raw").fetch_one(&self.pool).await?)
+    }
+}
+
+/// InnoDB locks gaps of the index even here, and ends a deadlock by rolling one of the transactions back.
+async fn again_after_deadlock<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    loop {
+        let result = attempt().await;
+        let error = result.as_ref().err().and_then(|error| error.downcast_ref::<sqlx::Error>());
+        let code = error.and_then(|error| error.as_database_error()?.code());
+        if code.as_deref() != Some("40001") {
+            return result;
+        }
     }
 }
 

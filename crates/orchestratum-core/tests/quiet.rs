@@ -5,8 +5,8 @@
 #[allow(dead_code, reason = "one case needs little of it")]
 mod harness;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use orchestratum_core::{Command, Context, Orchestrator};

@@ -46,7 +46,16 @@ impl Process {
     }
 
     pub(crate) fn tell(&mut self, word: &str) -> Result<()> {
-        writeln!(self.stdin, "{word}").and_then(|()| self.stdin.flush()).context("the program has ended")
+        let Err(gone) = writeln!(self.stdin, "{word}").and_then(|()| self.stdin.flush()) else { return Ok(()) };
+        match self.said_error() {
+            Some(error) => bail!("the program has ended: {error}"),
+            None => Err(gone).context("the program has ended"),
+        }
+    }
+
+    /// Only of a program that has ended: before that it would wait for the next line.
+    fn said_error(&self) -> Option<Value> {
+        self.lines.iter().find_map(|line| line.get("error").cloned())
     }
 
     /// The next line with this field; an error said by the program is an error here.
@@ -90,7 +99,7 @@ impl Process {
         if status.success() {
             return Ok(());
         }
-        let error = self.lines.iter().find_map(|line| line.get("error").cloned()).unwrap_or_default();
+        let error = self.said_error().unwrap_or_default();
         bail!("the program ended with {status}: {error}")
     }
 
