@@ -90,7 +90,7 @@ on_every_backend! {
             calm
         }).await;
         let (from, before) = (Instant::now(), STATEMENTS.load(Ordering::SeqCst));
-        until("it has asked", async || STATEMENTS.load(Ordering::SeqCst) >= before + 30).await;
+        until("it has asked", async || STATEMENTS.load(Ordering::SeqCst) >= before + 60).await;
         let (asked, span) = (STATEMENTS.load(Ordering::SeqCst) - before, from.elapsed());
 
         // An interval is up to a tenth shorter. Heartbeat and look for the dead come each ten seconds, other looks each
