@@ -47,6 +47,7 @@ impl Process {
 
     pub(crate) fn tell(&mut self, word: &str) -> Result<()> {
         let Err(gone) = writeln!(self.stdin, "{word}").and_then(|()| self.stdin.flush()) else { return Ok(()) };
+        let _ = self.child.kill(); // one that only listens no more would not end
         match self.said_error() {
             Some(error) => bail!("the program has ended: {error}"),
             None => Err(gone).context("the program has ended"),
