@@ -40,6 +40,10 @@ pub(crate) struct Arguments {
     /// this machine for the time being.
     #[arg(long)]
     kernel_writes_early: bool,
+    /// Keeps this virtual machine from giving freed memory back to its host while it measures, and fetches all that is
+    /// free beforehand.
+    #[arg(long)]
+    keep_memory: bool,
     /// How often each measurement is repeated.
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
@@ -90,6 +94,7 @@ fn measure(arguments: &Arguments, measurements: &mut Vec<Measurement>) -> Result
         .filter(|program| program.databases.iter().any(|kind| kinds.contains(kind)))
         .filter_map(|program| program.build().transpose())
         .collect::<Result<_>>()?;
+    let _kept = arguments.keep_memory.then(kernel::KeepsMemory::begin).transpose()?;
     for kind in kinds {
         let database = database::Database::start(kind)?;
         let programs: Vec<Program> =

@@ -133,7 +133,10 @@ impl Database {
             Server::MariaDb(server) => {
                 let tables = server.query(&fresh.name, "SHOW TABLES")?;
                 let tables: Vec<_> = tables.lines().map(str::trim).filter(|name| !name.contains("overview")).collect();
-                server.query(&fresh.name, &format!("ANALYZE TABLE {}", tables.join(", ")))?;
+                let tables = tables.join(", ");
+                // Its checkpoint: for an export the pages of a table are written.
+                let sql = format!("ANALYZE TABLE {tables}; FLUSH TABLES {tables} FOR EXPORT; UNLOCK TABLES");
+                server.query(&fresh.name, &sql)?;
             }
         }
         Ok(())

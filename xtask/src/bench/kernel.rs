@@ -1,9 +1,10 @@
-//! When the kernel writes what it has been given: a setting of the machine that decides the slowest hundredth of a load.
+//! Two settings of the machine that decide the slowest hundredth of a load: when the kernel writes what it has been
+//! given, and whether a virtual machine gives freed memory back to its host.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 const BYTES: &str = "/proc/sys/vm/dirty_background_bytes";
 const RATIO: &str = "/proc/sys/vm/dirty_background_ratio";
@@ -34,6 +35,54 @@ impl Drop for WritesEarly {
             println!("{} stays changed: {error:#}", self.before.0);
         }
     }
+}
+
+const REPORTING: &str = "/sys/module/page_reporting/parameters/page_reporting_order";
+/// The least size of what is given back, as a power of two of pages: more than there is where the kernel takes it, else
+/// the largest there is.
+const NEVER: [&str; 2] = ["11", "10"];
+/// Left to the programs that run when memory is taken.
+const SPARED_KIB: u64 = 1 << 20;
+const TAKEN_AT_ONCE: usize = 64 << 20;
+
+/// A virtual machine keeps the memory it frees until the value is dropped.
+///
+/// A page that has been given back is fetched from the host when it is next written, in the midst of whatever writes
+/// it: a file that grows, the cache of a database.
+#[derive(Debug)]
+pub(crate) struct KeepsMemory {
+    before: String,
+}
+
+impl KeepsMemory {
+    /// Fetches what is free now, once, and keeps it; `None` where nothing is ever given back.
+    pub(crate) fn begin() -> Result<Option<Self>> {
+        let Ok(before) = fs::read_to_string(REPORTING) else { return Ok(None) };
+        NEVER
+            .iter()
+            .find(|order| set(REPORTING, order).is_ok())
+            .with_context(|| format!("cannot write {REPORTING}: only root can"))?;
+        let kept = Self { before: before.trim().to_owned() };
+        let mut taken = Vec::new();
+        while free_kib()? > SPARED_KIB {
+            taken.push(std::hint::black_box(vec![1_u8; TAKEN_AT_ONCE]));
+        }
+        Ok(Some(kept))
+    }
+}
+
+impl Drop for KeepsMemory {
+    fn drop(&mut self) {
+        if let Err(error) = set(REPORTING, &self.before) {
+            println!("{REPORTING} stays changed: {error:#}");
+        }
+    }
+}
+
+fn free_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:")).context("no MemFree in /proc/meminfo")?;
+    Ok(line.trim().trim_end_matches("kB").trim_end().parse()?)
 }
 
 fn set(file: &str, value: &str) -> Result<()> {
