@@ -94,7 +94,10 @@ fn measure(arguments: &Arguments, measurements: &mut Vec<Measurement>) -> Result
         .filter(|program| program.databases.iter().any(|kind| kinds.contains(kind)))
         .filter_map(|program| program.build().transpose())
         .collect::<Result<_>>()?;
-    let _kept = arguments.keep_memory.then(kernel::KeepsMemory::begin).transpose()?;
+    let kept = arguments.keep_memory.then(kernel::KeepsMemory::begin).transpose()?.flatten();
+    if arguments.keep_memory && kept.is_none() {
+        println!("this machine gives no memory back: --keep-memory changes nothing");
+    }
     for kind in kinds {
         let database = database::Database::start(kind)?;
         let programs: Vec<Program> =
