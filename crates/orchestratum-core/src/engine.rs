@@ -49,6 +49,7 @@ pub(crate) mod listener;
 pub(crate) mod poller;
 pub(crate) mod slots;
 pub(crate) mod starter;
+pub(crate) mod surveys;
 pub(crate) mod wake;
 pub(crate) mod worker;
 

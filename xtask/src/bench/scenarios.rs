@@ -60,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) runs: u32,
     /// How long a drain should last.
     pub(crate) drain: Duration,
+    /// How long a steady rate is held before it counts: connections are opened, caches and tables are empty.
+    pub(crate) cold: Duration,
     /// How long a steady rate is held.
     pub(crate) hold: Duration,
     pub(crate) samples: u64,
@@ -67,19 +69,20 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(quick: bool, kernel_writes_early: bool, runs: Option<u32>) -> Self {
+        let seconds = Duration::from_secs;
+        let common = Self {
+            quick,
+            kernel_writes_early,
+            runs: runs.unwrap_or(if quick { 1 } else { 3 }),
+            drain: seconds(10),
+            cold: seconds(5),
+            hold: seconds(60),
+            samples: 200,
+        };
         if quick {
-            let drain = Duration::from_secs(3);
-            Self {
-                quick,
-                kernel_writes_early,
-                runs: runs.unwrap_or(1),
-                drain,
-                hold: Duration::from_secs(5),
-                samples: 50,
-            }
+            Self { drain: seconds(3), cold: seconds(2), hold: seconds(5), samples: 50, ..common }
         } else {
-            let (drain, hold) = (Duration::from_secs(10), Duration::from_secs(60));
-            Self { quick, kernel_writes_early, runs: runs.unwrap_or(3), drain, hold, samples: 200 }
+            common
         }
     }
 }

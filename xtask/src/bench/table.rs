@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::measurement::{Measurement, median};
 
 /// Which figures get a column, and what it is called.
-const COLUMNS: [(&str, &str); 21] = [
+const COLUMNS: [(&str, &str); 22] = [
     ("jobs_per_s", "jobs/s"),
     (PURGED, "with purge"),
     ("share_of_undisturbed", "of undisturbed"),
@@ -16,6 +16,7 @@ const COLUMNS: [(&str, &str); 21] = [
     ("p50_ms", "p50 ms"),
     ("p95_ms", "p95 ms"),
     ("p99_ms", "p99 ms"),
+    ("cold_p99_ms", "cold p99 ms"),
     ("wal_bytes_per_command", "WAL B"),
     ("commits_per_command", "commits"),
     ("statements_per_command", "statem."),

@@ -28,6 +28,8 @@ pub(crate) struct Lanes {
 struct State {
     /// When to look for a command of which the last look from the start cannot have known.
     wanted: Option<Instant>,
+    /// When that was last said by something else than a survey.
+    hinted: Instant,
     /// Where claims have come to: nothing that is due lay before it when the lane was last read. `None`: nobody knows.
     reached: Option<Timestamp>,
     /// What the survey that asked for the next look has found first, so that the look need not walk to it again.
@@ -105,24 +107,29 @@ const EXPECT_MORE: Duration = Duration::from_secs(1);
 const BAD_LUCK: u32 = 3;
 
 impl Lanes {
-    /// Takes over what a survey has found; lanes that it did not find have nothing.
-    pub(crate) fn learn(&mut self, heads: impl Iterator<Item = Head>) {
+    /// Takes over what a survey that `begun` then has found; lanes that it did not find have nothing. What was hinted at
+    /// since then it cannot have seen.
+    pub(crate) fn learn(&mut self, begun: Instant, heads: impl Iterator<Item = Head>) {
         let now = Instant::now();
         let mut known = std::mem::take(&mut self.lanes);
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
-            let state = known.remove(&head.lane).unwrap_or(State::new(now));
+            let known = known.remove(&head.lane);
+            let hinted = known.and_then(|state| state.hinted_since(begun));
+            let state = known.unwrap_or(State::new(now));
+            let found = now.checked_add(wait);
             // One that was due already keeps its place: with a survey before each claim it would always come last.
-            let wanted = match state.wanted {
-                Some(known) if wait.is_zero() => Some(known.min(now)),
-                _ => now.checked_add(wait),
-            };
-            let first = Some(head.due_at).filter(|_| state.reached.is_none());
-            self.lanes.insert(head.lane, State { wanted, head: first, looked_ahead: false, ..state });
+            let kept = if wait.is_zero() { state.wanted } else { hinted };
+            let first = Some(head.due_at).filter(|_| state.reached.is_none() && hinted.is_none());
+            let learned = State { wanted: soonest(found, kept), head: first, looked_ahead: false, ..state };
+            self.lanes.insert(head.lane, learned);
         }
         // Where it has come to is worth knowing when the lane gets its next command.
-        let lately = known.into_iter().filter(|(_, state)| state.claims > 0 || state.turn + REMEMBER > now);
-        self.lanes.extend(lately.map(|(lane, state)| (lane, State { wanted: None, head: None, ..state })));
+        let remembered =
+            |state: &State| state.claims > 0 || state.turn + REMEMBER > now || state.hinted_since(begun).is_some();
+        let lately = known.into_iter().filter(|(_, state)| remembered(state));
+        let unseen = |state: State| State { wanted: state.hinted_since(begun), head: None, ..state };
+        self.lanes.extend(lately.map(|(lane, state)| (lane, unseen(state))));
     }
 
     /// Somebody has announced a command of this lane, to every worker that serves it.
@@ -149,7 +156,8 @@ impl Lanes {
     pub(crate) fn hint(&mut self, lane: Lane, due: Instant) {
         let unknown = || State { wanted: Some(due), ..State::new(Instant::now()) };
         let state = self.lanes.entry(lane).or_insert_with(unknown);
-        state.wanted = Some(state.wanted.map_or(due, |known| known.min(due)));
+        state.wanted = soonest(state.wanted, Some(due));
+        state.hinted = Instant::now();
         // What is hinted at may lie before it.
         state.head = None;
     }
@@ -262,7 +270,7 @@ impl Lanes {
         state.reached = if state.streak && from_start { last } else { state.reached.max(last) };
         if !state.streak && !from_start {
             let look = state.next_look_from_start().map_or(now, |next| next.max(now));
-            state.wanted = Some(state.wanted.map_or(look, |wanted| wanted.min(look)));
+            state.wanted = soonest(state.wanted, Some(look));
         }
         let is_empty = !state.streak && from_start;
         let ask = is_empty && (count > 0 || !state.looked_ahead);
@@ -321,6 +329,7 @@ impl State {
     const fn new(now: Instant) -> Self {
         Self {
             wanted: Some(now),
+            hinted: now,
             reached: None,
             head: None,
             streak: false,
@@ -332,6 +341,11 @@ impl State {
             looked_ahead: false,
             weight: None,
         }
+    }
+
+    /// For when something else than a survey has asked for a look since then.
+    fn hinted_since(&self, then: Instant) -> Option<Instant> {
+        self.wanted.filter(|_| self.hinted >= then)
     }
 
     /// How many commands the next claim may take, by their size.
@@ -354,4 +368,8 @@ impl State {
         let second = self.looked.is_none_or(|(since, _)| since + LOOK_FROM_START <= now);
         (second || !self.streak) && self.next_look_from_start().is_none_or(|next| next <= now)
     }
+}
+
+fn soonest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }

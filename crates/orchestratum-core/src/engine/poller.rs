@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Fuse, FusedFuture as _, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,13 +13,14 @@ use crate::engine::backoff::Backoff;
 use crate::engine::held::{Doubt, Holdings};
 use crate::engine::lanes::{Lanes, Pick};
 use crate::engine::starter::Starter;
+use crate::engine::surveys::Surveys;
 use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, answer, guarded, jittered, leased_to, quietly, take_back};
 use crate::error::Result;
 use crate::instance_id::InstanceId;
 use crate::outcome::Ending;
 use crate::store::Store;
-use crate::store::claim::{Claimed, Lane, Taken};
+use crate::store::claim::{Claimed, Head, Lane, Taken};
 use crate::store::instance::Held;
 
 /// The claiming loop. One a worker, with two claims under way in a backlog: while the commands of one are started the
@@ -32,8 +34,7 @@ pub(crate) struct Poller {
     pub(crate) stopping: CancellationToken,
     pub(crate) wake: Arc<PollerWake>,
     pub(crate) lanes: Lanes,
-    /// Before that no survey is made for changes that may be this process's own.
-    pub(crate) surveyed_enough: Instant,
+    pub(crate) surveys: Surveys,
     /// Claims of which it is not known whether they have happened.
     pub(crate) unanswered: usize,
 }
@@ -46,15 +47,14 @@ impl Poller {
     /// Runs until the worker stops. No error ends it.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new("poller");
-        let mut next_survey = Instant::now();
         while !self.stopping.is_cancelled() {
             self.starter.slots.search();
-            let wait_until = match guarded(self.step(&mut next_survey)).await {
+            let wait_until = match guarded(self.step()).await {
                 Ok(asked) => {
                     if asked {
                         backoff.succeeded();
                     }
-                    self.next_look(next_survey)
+                    self.next_look()
                 }
                 Err(error) => {
                     // A claim may have happened all the same; after a panic some are no longer waited for.
@@ -63,7 +63,7 @@ impl Poller {
                     }
                     self.starter.slots.release_all();
                     self.lanes.all_failed();
-                    next_survey = Instant::now();
+                    self.surveys.ask();
                     let wait = Instant::now() + backoff.failed(&error);
                     tokio::select! {
                         () = tokio::time::sleep_until(wait) => {}
@@ -82,51 +82,65 @@ impl Poller {
         }
     }
 
-    /// Surveys if it is time, then claims until nothing is due, nothing has room, or it is time for the next survey: new
-    /// lanes must not wait for the end of a backlog. `false`: the database was not asked.
+    /// Claims until nothing is due, nothing has room, or it is time for the next survey, which is made beside the claims
+    /// of the next step: neither do commands wait while it walks past dead index entries, nor new lanes for the end of a
+    /// backlog. `false`: the database was not asked.
     ///
     /// While claims are under way nothing else is awaited: they hold connections, and locks on rows.
-    async fn step(&mut self, next_survey: &mut Instant) -> Result<bool> {
+    async fn step(&mut self) -> Result<bool> {
         if self.holdings.may_claim().is_none() {
             // Not registered, or cut off from the database: the heartbeat says when.
-            *next_survey = Instant::now();
+            self.surveys.ask();
             return Ok(false);
         }
-        self.hear(next_survey);
+        self.hear();
         self.give_back_what_nobody_holds().await?;
-        let mut asked = false;
-        if *next_survey <= Instant::now() {
-            self.survey(next_survey).await?;
-            asked = true;
-        }
-        let (mut claims, mut emptied, mut failure) = (FuturesUnordered::new(), Vec::new(), None);
+        let is_time = self.surveys.due() <= Instant::now();
+        let begun = Instant::now();
+        let mut survey = if is_time { self.survey().fuse() } else { Fuse::terminated() };
+        let (mut claims, mut emptied, mut failure, mut asked) = (FuturesUnordered::new(), Vec::new(), None, is_time);
         loop {
             while failure.is_none()
-                && Instant::now() < *next_survey
+                && (!survey.is_terminated() || Instant::now() < self.surveys.due())
                 && claims.len() < self.store.backend.transactions_at_once()
                 && let Some((instance, pick)) = self.pick()
             {
                 self.unanswered += 1;
                 claims.push(claim(Arc::clone(&self.shared), self.store.clone(), instance, pick));
             }
-            let Some((instance, pick, claimed)) = claims.next().await else { break };
-            match claimed {
-                Ok(claimed) => {
-                    asked = true;
-                    if self.took(instance, &pick, claimed) {
-                        emptied.push(pick.lane);
-                    }
-                    // Only now: what has not been started is as good as lost.
-                    self.unanswered -= 1;
-                }
-                Err(error) => {
-                    self.unanswered -= usize::from(error.never_happened());
-                    self.starter.slots.release(&pick.lane.queue, pick.room);
-                    self.lanes.failed(&pick);
-                    failure = Some(error);
-                }
+            let only_surveys = claims.is_empty() && !survey.is_terminated();
+            if only_surveys
+                && failure.is_none()
+                && self.may_claim().is_some()
+                && self.room_has_come(&self.lanes.waiting_for_room())
+            {
+                continue;
             }
-            self.hear(next_survey);
+            tokio::select! {
+                Some((instance, pick, claimed)) = claims.next() => match claimed {
+                    Ok(claimed) => {
+                        asked = true;
+                        if self.took(instance, &pick, claimed) {
+                            emptied.push(pick.lane);
+                        }
+                        // Only now: what has not been started is as good as lost.
+                        self.unanswered -= 1;
+                    }
+                    Err(error) => {
+                        self.unanswered -= usize::from(error.never_happened());
+                        self.starter.slots.release(&pick.lane.queue, pick.room);
+                        self.lanes.failed(&pick);
+                        failure = Some(error);
+                    }
+                },
+                heads = &mut survey, if !survey.is_terminated() => match heads {
+                    Ok(heads) => self.surveyed(begun, heads),
+                    Err(error) => failure = Some(error),
+                },
+                () = self.wake.notified(), if only_surveys => {}
+                else => break,
+            }
+            self.hear();
         }
         if let Some(error) = failure {
             return Err(error);
@@ -139,19 +153,19 @@ impl Poller {
 
     /// The next claim, if something is due, there is room for it, and the worker may claim.
     fn pick(&mut self) -> Option<(InstanceId, Pick)> {
-        let instance = self.holdings.may_claim().filter(|_| !self.stopping.is_cancelled())?;
-        if self.holdings.unsettled() > self.shared.config.most_unsettled() {
-            // The finisher wakes the poller when it has caught up.
-            return None;
-        }
-        if self.doubt().is_some() {
-            // Looked into once no claim is under way, also in the middle of a backlog.
-            return None;
-        }
+        let instance = self.may_claim()?;
         let (slots, most) = (&self.starter.slots, self.shared.config.claim_batch);
         let pick = self.lanes.pick(|queue| slots.room(queue).min(most))?;
         self.starter.slots.reserve(&pick.lane.queue, pick.room);
         Some((instance, pick))
+    }
+
+    /// Not while the finisher is behind, which wakes the poller when it has caught up, nor before a doubt has been looked
+    /// into, which is done once no claim is under way, also in the middle of a backlog.
+    fn may_claim(&self) -> Option<InstanceId> {
+        let is_settled = self.holdings.unsettled() <= self.shared.config.most_unsettled();
+        let instance = self.holdings.may_claim().filter(|_| is_settled && !self.stopping.is_cancelled());
+        instance.filter(|_| self.doubt().is_none())
     }
 
     /// Starts what a claim has brought. `true`: the lane has nothing more that is due.
@@ -207,13 +221,13 @@ impl Poller {
         Ok(())
     }
 
-    fn hear(&mut self, next_survey: &mut Instant) {
+    fn hear(&mut self) {
         let hints = self.wake.take_hints();
         if hints.survey {
-            *next_survey = Instant::now();
+            self.surveys.ask();
         }
         if hints.changed {
-            *next_survey = self.surveyed_enough.min(*next_survey);
+            self.surveys.changed();
         }
         for (lane, due) in hints.lanes {
             if self.serves(&lane) {
@@ -235,17 +249,17 @@ impl Poller {
         }
     }
 
-    async fn survey(&mut self, next_survey: &mut Instant) -> Result<()> {
-        let begun = Instant::now();
-        let heads = answer(&self.store, &self.shared.config, self.store.survey()).await?;
-        // Where dead index entries make it slow it takes at most a twentieth of the time; what takes longer than half a
-        // second has waited for something else.
-        let cost = begun.elapsed().min(Duration::from_millis(500));
-        self.surveyed_enough = Instant::now() + cost * 20;
-        *next_survey = (Instant::now() + jittered(self.shared.config.polling_interval)).max(self.surveyed_enough);
+    /// Asks which lanes there are; nothing of this poller is touched until [`surveyed`](Self::surveyed).
+    fn survey(&mut self) -> BoxFuture<'static, Result<Vec<Head>>> {
+        self.surveys.begin();
+        let (shared, store) = (Arc::clone(&self.shared), self.store.clone());
+        async move { answer(&store, &shared.config, store.survey()).await }.boxed()
+    }
+
+    fn surveyed(&mut self, begun: Instant, heads: Vec<Head>) {
+        self.surveys.ended(begun, jittered(self.shared.config.polling_interval));
         let ours: Vec<_> = heads.into_iter().filter(|head| self.serves(&head.lane)).collect();
-        self.lanes.learn(ours.into_iter());
-        Ok(())
+        self.lanes.learn(begun, ours.into_iter());
     }
 
     fn serves(&self, lane: &Lane) -> bool {
@@ -263,18 +277,24 @@ impl Poller {
         Ok(())
     }
 
+    /// Whether one of the queues has room; if not, the poller is woken once one has.
+    fn room_has_come(&self, waiting: &[&str]) -> bool {
+        waiting.iter().any(|queue| self.starter.slots.wake_when_free(queue))
+    }
+
     /// When to look again if nothing signals; `None`: at once.
-    fn next_look(&mut self, next_survey: Instant) -> Option<Instant> {
+    fn next_look(&self) -> Option<Instant> {
         let paused = self.holdings.may_claim().is_none();
         if paused || self.holdings.unsettled() > self.shared.config.most_unsettled() {
             return Some(Instant::now() + Duration::from_millis(50));
         }
-        let waiting: Vec<String> = self.lanes.waiting_for_room().into_iter().map(str::to_owned).collect();
-        if waiting.iter().any(|queue| self.starter.slots.wake_when_free(queue)) {
+        let waiting = self.lanes.waiting_for_room();
+        if self.room_has_come(&waiting) {
             return None;
         }
         self.starter.slots.rest(&waiting);
-        Some(self.lanes.next_due().map_or(next_survey, |due| due.min(next_survey)))
+        let survey = self.surveys.due();
+        Some(self.lanes.next_due().map_or(survey, |due| due.min(survey)))
     }
 }
 

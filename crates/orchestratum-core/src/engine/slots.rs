@@ -138,9 +138,9 @@ impl Slots {
     }
 
     /// The poller has found all there is, but for these queues, which have no room for it.
-    pub(crate) fn rest(&self, waiting: &[String]) {
+    pub(crate) fn rest(&self, waiting: &[&str]) {
         for (name, slots) in lock(&self.queues).iter() {
-            slots.idle.store(!waiting.contains(name), Ordering::Release);
+            slots.idle.store(!waiting.contains(&name.as_str()), Ordering::Release);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::engine::lanes::Lanes;
 use crate::engine::poller::Poller;
 use crate::engine::slots::Slots;
 use crate::engine::starter::Starter;
+use crate::engine::surveys::Surveys;
 use crate::engine::wake::PollerWake;
 use crate::engine::{Shared, listener, purpose, quietly};
 use crate::error::{Error, Result};
@@ -289,7 +290,7 @@ async fn run(
         stopping: stopping.clone(),
         wake,
         lanes: Lanes::default(),
-        surveyed_enough: Instant::now(),
+        surveys: Surveys::new(),
         unanswered: 0,
     };
     let poller = tokio::spawn(poller.run());

@@ -67,12 +67,12 @@ pub(super) fn measure(subject: &Subject<'_>, plan: Plan) -> Result<Vec<Figure>> 
 
 /// `None` when an append of one of the parts was too late.
 fn hold_parts(subject: &Subject<'_>, flat: u64, plan: Plan) -> Result<Option<Vec<Figure>>> {
-    let Some(most) = hold(subject, flat * 80 / 100, plan.hold, MOST)? else { return Ok(None) };
-    let Some(mut figures) = hold(subject, flat / 2, plan.hold, HALF)? else { return Ok(None) };
+    let Some(most) = hold(subject, flat * 80 / 100, plan, MOST)? else { return Ok(None) };
+    let Some(mut figures) = hold(subject, flat / 2, plan, HALF)? else { return Ok(None) };
     figures.extend(most);
     if plan.kernel_writes_early {
         let _until_then = WritesEarly::begin().context("vm.dirty_background_bytes is not ours to set")?;
-        let Some(early) = hold(subject, flat * 80 / 100, plan.hold, MOST_WRITTEN_EARLY)? else { return Ok(None) };
+        let Some(early) = hold(subject, flat * 80 / 100, plan, MOST_WRITTEN_EARLY)? else { return Ok(None) };
         figures.extend(early);
     }
     Ok(Some(figures))
@@ -142,10 +142,11 @@ fn kept_pace(done: Result<Value>) -> Result<bool> {
 }
 
 /// Holds a rate, and tells how long commands took from append to start and to durable completion; `None` when the last
-/// append was too late.
-fn hold(subject: &Subject<'_>, rate: u64, time: Duration, case: &str) -> Result<Option<Vec<Figure>>> {
+/// append was too late. The seconds in which everything is cold come first and are told of apart.
+fn hold(subject: &Subject<'_>, rate: u64, plan: Plan, case: &str) -> Result<Option<Vec<Figure>>> {
     let fresh = subject.set_up()?;
-    let n = rate * time.as_secs();
+    let time = plan.cold + plan.hold;
+    let (n, cold) = (rate * time.as_secs(), rate * plan.cold.as_secs());
     let file = |name: &str| subject.database.file(name);
     let (appended, started, finished, ledger) = (file("appended"), file("started"), file("finished"), file("ledger"));
     let option = |name: &'static str, path: &std::path::Path| (name, path.display().to_string());
@@ -174,22 +175,26 @@ fn hold(subject: &Subject<'_>, rate: u64, time: Duration, case: &str) -> Result<
     worker.stop()?;
     let mut wrong = counts(&[ledger], n)?.iter().filter(|count| **count != 1).count() as u64;
     let appended = times(&appended)?;
-    let since = |times: Vec<u64>| -> Vec<f64> {
-        let pairs = std::iter::zip(&appended, times).filter(|(_, time)| *time > 0);
-        pairs.map(|(appended, time)| lossy(time.saturating_sub(*appended)) / 1e6).collect()
+    // Of the first ones, and of the others; commands are numbered as they are appended.
+    let since = |times: Vec<u64>| -> (Vec<f64>, Vec<f64>) {
+        let took = |(appended, time): (&u64, &u64)| lossy(time.saturating_sub(*appended)) / 1e6;
+        let all = || (0..).zip(std::iter::zip(&appended, &times)).filter(|(_, (_, time))| **time > 0);
+        let (first, others) = (all().filter(|(i, _)| *i < cold), all().filter(|(i, _)| *i >= cold));
+        (first.map(|(_, pair)| took(pair)).collect(), others.map(|(_, pair)| took(pair)).collect())
     };
-    let (starts, ends) = (since(times(&started)?), since(times(&finished)?));
+    let ((_, starts), (first_ends, ends)) = (since(times(&started)?), since(times(&finished)?));
     // One in a hundred is watched for.
-    let watched = ends.len() as u64;
-    wrong += n.div_ceil(100) - watched;
+    let (first, watched) = (first_ends.len() as u64, ends.len() as u64);
+    wrong += n.div_ceil(100) - first - watched;
     Ok(Some(vec![
         Figure::new(case, "jobs_per_s", lossy(n) / took, n),
-        Figure::new(case, "start_p50_ms", quantile(&starts, 0.5), n),
-        Figure::new(case, "start_p95_ms", quantile(&starts, 0.95), n),
-        Figure::new(case, "start_p99_ms", quantile(&starts, 0.99), n),
+        Figure::new(case, "start_p50_ms", quantile(&starts, 0.5), n - cold),
+        Figure::new(case, "start_p95_ms", quantile(&starts, 0.95), n - cold),
+        Figure::new(case, "start_p99_ms", quantile(&starts, 0.99), n - cold),
         Figure::new(case, "p50_ms", quantile(&ends, 0.5), watched),
         Figure::new(case, "p95_ms", quantile(&ends, 0.95), watched),
         Figure::new(case, "p99_ms", quantile(&ends, 0.99), watched),
+        Figure::new(case, "cold_p99_ms", quantile(&first_ends, 0.99), first),
         Figure::new(case, "wrong", lossy(wrong), n),
     ]))
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn lane(key: &str, priority: i16) -> Lane {
@@ -29,7 +31,7 @@ fn empty(lanes: &mut Lanes) -> Pick {
 #[test]
 fn a_larger_priority_goes_first_and_what_is_not_due_goes_not_at_all() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, -5), head("b", 7, 0), head("c", 9, 60_000_000)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, -5), head("b", 7, 0), head("c", 9, 60_000_000)].into_iter());
     assert_eq!(empty(&mut lanes).lane, lane("b", 7));
     assert_eq!(empty(&mut lanes).lane, lane("a", 0));
     assert!(lanes.pick(|_| 10).is_none());
@@ -39,7 +41,7 @@ fn a_larger_priority_goes_first_and_what_is_not_due_goes_not_at_all() {
 #[test]
 fn lanes_of_one_priority_take_turns_and_each_goes_on_where_it_was() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, -5), head("b", 0, -5)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, -5), head("b", 0, -5)].into_iter());
     let first = full(&mut lanes, 3).lane;
     let second = full(&mut lanes, 4).lane;
     assert_ne!(first, second);
@@ -50,12 +52,12 @@ fn lanes_of_one_priority_take_turns_and_each_goes_on_where_it_was() {
 #[tokio::test(start_paused = true)]
 async fn a_streak_leaves_a_turn_to_a_lane_that_each_survey_finds_due() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     full(&mut lanes, 1);
     let mut turns = Vec::new();
     for last in 2..6 {
         tokio::time::advance(Duration::from_millis(10)).await;
-        lanes.learn([head("a", 0, 0), head("b", 0, 0)].into_iter());
+        lanes.learn(Instant::now(), [head("a", 0, 0), head("b", 0, 0)].into_iter());
         tokio::time::advance(Duration::from_millis(1)).await;
         turns.push(full(&mut lanes, last).lane);
     }
@@ -65,7 +67,7 @@ async fn a_streak_leaves_a_turn_to_a_lane_that_each_survey_finds_due() {
 #[test]
 fn only_a_streak_is_claimed_from_twice_at_once() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     let first = lanes.pick(|_| 1).unwrap();
     assert!(lanes.pick(|_| 1).is_none());
     lanes.took(&first, 1, Some(Timestamp::from_micros(1)));
@@ -78,7 +80,7 @@ fn only_a_streak_is_claimed_from_twice_at_once() {
 #[tokio::test(start_paused = true)]
 async fn two_claims_at_once_do_not_put_the_look_from_the_start_off_for_ever() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     let (mut under_way, mut looks) = (std::collections::VecDeque::new(), 0);
     for claim in 0..1_000 {
         while under_way.len() < 2
@@ -98,7 +100,7 @@ async fn two_claims_at_once_do_not_put_the_look_from_the_start_off_for_ever() {
 #[test]
 fn a_streak_ends_with_a_look_from_the_start() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     full(&mut lanes, 5);
     let pick = lanes.pick(|_| 1).unwrap();
     assert_eq!(pick.after, Timestamp::from_micros(5));
@@ -111,7 +113,7 @@ fn a_streak_ends_with_a_look_from_the_start() {
 #[tokio::test(start_paused = true)]
 async fn a_busy_lane_is_read_from_its_start_as_seldom_as_that_is_dear() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     let mut looks = 0;
     for claim in 0..1_000 {
         lanes.hint(lane("a", 0), Instant::now());
@@ -130,7 +132,7 @@ async fn a_busy_lane_is_read_from_its_start_as_seldom_as_that_is_dear() {
 #[test]
 fn a_first_look_begins_where_the_survey_has_found_something() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, -5)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, -5)].into_iter());
     let pick = lanes.pick(|_| 2).unwrap();
     assert_eq!(pick.after, Timestamp::from_micros(-5));
     assert!(lanes.took(&pick, 1, Some(Timestamp::from_micros(-5))), "as good as a look from the start");
@@ -139,7 +141,7 @@ fn a_first_look_begins_where_the_survey_has_found_something() {
 #[test]
 fn a_hint_after_a_survey_is_looked_for_from_the_start() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 60_000_000)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 60_000_000)].into_iter());
     lanes.hint(lane("a", 0), Instant::now());
     assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)), "it may be due before the head");
 }
@@ -147,9 +149,9 @@ fn a_hint_after_a_survey_is_looked_for_from_the_start() {
 #[test]
 fn a_survey_and_a_hint_do_not_send_a_streak_back_to_its_start() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     full(&mut lanes, 5);
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     lanes.hint(lane("a", 0), Instant::now());
     assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), Timestamp::from_micros(5))));
 }
@@ -157,7 +159,7 @@ fn a_survey_and_a_hint_do_not_send_a_streak_back_to_its_start() {
 #[test]
 fn a_hint_that_comes_during_a_claim_is_not_forgotten_when_the_claim_finds_nothing() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     let pick = lanes.pick(|_| 1).unwrap();
     lanes.hint(lane("a", 0), Instant::now());
     assert!(lanes.pick(|_| 1).is_none());
@@ -169,7 +171,7 @@ fn a_hint_that_comes_during_a_claim_is_not_forgotten_when_the_claim_finds_nothin
 #[test]
 fn a_failed_claim_is_made_again_from_the_start() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     full(&mut lanes, 5);
     let pick = lanes.pick(|_| 1).unwrap();
     lanes.failed(&pick);
@@ -240,7 +242,7 @@ async fn a_worker_that_is_always_too_late_hesitates_until_it_takes_something() {
 fn a_full_queue_does_not_hide_another() {
     let mut lanes = Lanes::default();
     let other = Lane { queue: "mail".to_owned(), ..lane("a", 0) };
-    lanes.learn([head("a", 9, 0), Head { lane: other.clone(), ..head("b", 0, 0) }].into_iter());
+    lanes.learn(Instant::now(), [head("a", 9, 0), Head { lane: other.clone(), ..head("b", 0, 0) }].into_iter());
     assert_eq!(lanes.waiting_for_room(), ["default", "mail"]);
     assert_eq!(lanes.pick(|queue| usize::from(queue == "mail")).unwrap().lane, other);
 }
@@ -248,7 +250,7 @@ fn a_full_queue_does_not_hide_another() {
 #[test]
 fn a_claim_of_large_payloads_takes_few() {
     let mut lanes = Lanes::default();
-    lanes.learn([head("a", 0, 0)].into_iter());
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
     let mut claim = |bytes: usize| {
         let pick = lanes.pick(|_| usize::MAX).unwrap();
         lanes.weighed(&pick.lane, pick.room, pick.room * bytes);
@@ -264,4 +266,41 @@ fn a_claim_of_large_payloads_takes_few() {
     assert!(claim(100) > 10_000);
     assert!(claim(CLAIM_BYTES * 2) > 10_000);
     assert_eq!(claim(CLAIM_BYTES * 2), 1, "one at least");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_hinted_at_while_a_survey_is_under_way_is_looked_at_whatever_it_has_found() {
+    for found in [None, Some(head("a", 0, 60_000_000))] {
+        let mut lanes = Lanes::default();
+        lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
+        empty(&mut lanes);
+        let begun = Instant::now();
+        tokio::time::advance(Duration::from_millis(10)).await;
+        lanes.hint(lane("a", 0), Instant::now());
+        lanes.hint(lane("b", 0), Instant::now());
+        lanes.learn(begun, found.into_iter());
+        let both = BTreeSet::from([empty(&mut lanes).lane, empty(&mut lanes).lane]);
+        assert_eq!(both, BTreeSet::from([lane("a", 0), lane("b", 0)]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_survey_forgets_what_was_hinted_at_before_it() {
+    let mut lanes = Lanes::default();
+    lanes.hint(lane("a", 0), Instant::now());
+    tokio::time::advance(Duration::from_millis(10)).await;
+    lanes.learn(Instant::now(), std::iter::empty());
+    assert!(lanes.pick(|_| 1).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_fails_while_a_survey_is_under_way_is_made_again() {
+    let mut lanes = Lanes::default();
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
+    let begun = Instant::now();
+    let pick = lanes.pick(|_| 1).unwrap();
+    tokio::time::advance(Duration::from_millis(10)).await;
+    lanes.failed(&pick);
+    lanes.learn(begun, std::iter::empty());
+    assert_eq!(empty(&mut lanes).lane, lane("a", 0));
 }
