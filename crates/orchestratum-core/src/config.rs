@@ -50,7 +50,8 @@ pub(crate) struct Config {
     pub(crate) payload_limit: usize,
     /// How long `shutdown` lets running commands finish. 25 s: process managers usually kill after 30.
     pub(crate) shutdown_grace: Duration,
-    /// Connections of the engine, beside the heartbeat's. 4: two claims and two completions at a time.
+    /// Connections of the engine, beside the heartbeat's. 4: two claims and two completions at a time, and now and then a
+    /// survey between them.
     pub(crate) engine_connections: u32,
     /// Whether to do without `LISTEN` and cached prepared statements, behind a transaction pooler.
     pub(crate) poll_only: bool,

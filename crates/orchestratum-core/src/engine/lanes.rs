@@ -28,8 +28,8 @@ pub(crate) struct Lanes {
 struct State {
     /// When to look for a command of which the last look from the start cannot have known.
     wanted: Option<Instant>,
-    /// When that was last said by something else than a survey.
-    hinted: Instant,
+    /// When something else than a survey last asked for a look.
+    hinted: Option<Instant>,
     /// Where claims have come to: nothing that is due lay before it when the lane was last read. `None`: nobody knows.
     reached: Option<Timestamp>,
     /// What the survey that asked for the next look has found first, so that the look need not walk to it again.
@@ -107,28 +107,28 @@ const EXPECT_MORE: Duration = Duration::from_secs(1);
 const BAD_LUCK: u32 = 3;
 
 impl Lanes {
-    /// Takes over what a survey that `begun` then has found; lanes that it did not find have nothing. What was hinted at
-    /// since then it cannot have seen.
+    /// Takes over what a survey has found that has `begun` then; lanes that it did not find have nothing. What was hinted
+    /// at since then, or claimed, it cannot have seen.
     pub(crate) fn learn(&mut self, begun: Instant, heads: impl Iterator<Item = Head>) {
         let now = Instant::now();
         let mut known = std::mem::take(&mut self.lanes);
         for head in heads {
             let wait = Duration::from_micros(u64::try_from(head.due_in_micros).unwrap_or(0));
-            let known = known.remove(&head.lane);
-            let hinted = known.and_then(|state| state.hinted_since(begun));
-            let state = known.unwrap_or(State::new(now));
+            let state = known.remove(&head.lane).unwrap_or(State { hinted: None, ..State::new(now) });
             let found = now.checked_add(wait);
             // One that was due already keeps its place: with a survey before each claim it would always come last.
-            let kept = if wait.is_zero() { state.wanted } else { hinted };
-            let first = Some(head.due_at).filter(|_| state.reached.is_none() && hinted.is_none());
+            let kept = state.wanted.filter(|_| wait.is_zero() || state.is_hinted_since(begun));
+            let is_first = state.reached.is_none() && state.claims == 0 && !state.is_hinted_since(begun);
+            let first = Some(head.due_at).filter(|_| is_first);
             let learned = State { wanted: soonest(found, kept), head: first, looked_ahead: false, ..state };
             self.lanes.insert(head.lane, learned);
         }
         // Where it has come to is worth knowing when the lane gets its next command.
-        let remembered =
-            |state: &State| state.claims > 0 || state.turn + REMEMBER > now || state.hinted_since(begun).is_some();
-        let lately = known.into_iter().filter(|(_, state)| remembered(state));
-        let unseen = |state: State| State { wanted: state.hinted_since(begun), head: None, ..state };
+        let is_remembered =
+            |state: &State| state.claims > 0 || state.turn + REMEMBER > now || state.is_hinted_since(begun);
+        let unseen =
+            |state: State| State { wanted: state.wanted.filter(|_| state.is_hinted_since(begun)), head: None, ..state };
+        let lately = known.into_iter().filter(|(_, state)| is_remembered(state));
         self.lanes.extend(lately.map(|(lane, state)| (lane, unseen(state))));
     }
 
@@ -140,8 +140,9 @@ impl Lanes {
     /// the others comes soon.
     pub(crate) fn announced(&mut self, lane: &Lane, due: Instant, hesitation: Duration) {
         let mut look = due;
-        if let Some(state) = self.lanes.get(lane).filter(|state| state.misses >= BAD_LUCK) {
+        if let Some(state) = self.lanes.get_mut(lane).filter(|state| state.misses >= BAD_LUCK) {
             if state.announced && state.wanted.is_some_and(|wanted| wanted <= due + hesitation) {
+                state.hinted = Some(Instant::now());
                 return; // the same look serves this one
             }
             look += hesitation.mul_f64(fastrand::f64());
@@ -157,7 +158,7 @@ impl Lanes {
         let unknown = || State { wanted: Some(due), ..State::new(Instant::now()) };
         let state = self.lanes.entry(lane).or_insert_with(unknown);
         state.wanted = soonest(state.wanted, Some(due));
-        state.hinted = Instant::now();
+        state.hinted = Some(Instant::now());
         // What is hinted at may lie before it.
         state.head = None;
     }
@@ -223,7 +224,9 @@ impl Lanes {
         let (lane, _, room) = best?;
         let lane = lane.clone();
         let state = self.lanes.get_mut(&lane)?;
-        let (head, after) = (state.head.take(), state.reached.filter(|_| !state.may_look_from_start(now)));
+        // Nobody knows better than the survey only as long as nothing has been claimed since.
+        let head = state.head.take().filter(|_| state.reached.is_none());
+        let after = state.reached.filter(|_| !state.may_look_from_start(now));
         let from_start = after.is_none();
         if from_start {
             state.looked = Some((now, Duration::ZERO));
@@ -329,7 +332,7 @@ impl State {
     const fn new(now: Instant) -> Self {
         Self {
             wanted: Some(now),
-            hinted: now,
+            hinted: Some(now),
             reached: None,
             head: None,
             streak: false,
@@ -343,9 +346,8 @@ impl State {
         }
     }
 
-    /// For when something else than a survey has asked for a look since then.
-    fn hinted_since(&self, then: Instant) -> Option<Instant> {
-        self.wanted.filter(|_| self.hinted >= then)
+    fn is_hinted_since(&self, then: Instant) -> bool {
+        self.hinted.is_some_and(|hinted| hinted >= then)
     }
 
     /// How many commands the next claim may take, by their size.

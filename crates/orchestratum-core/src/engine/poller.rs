@@ -1,5 +1,6 @@
 //! The poller: finds out what is due, claims it, and has it started.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -86,7 +87,7 @@ impl Poller {
     /// of the next step: neither do commands wait while it walks past dead index entries, nor new lanes for the end of a
     /// backlog. `false`: the database was not asked.
     ///
-    /// While claims are under way nothing else is awaited: they hold connections, and locks on rows.
+    /// While claims are under way nothing is awaited without them: they hold connections, and locks on rows.
     async fn step(&mut self) -> Result<bool> {
         if self.holdings.may_claim().is_none() {
             // Not registered, or cut off from the database: the heartbeat says when.
@@ -98,7 +99,8 @@ impl Poller {
         let is_time = self.surveys.due() <= Instant::now();
         let begun = Instant::now();
         let mut survey = if is_time { self.survey().fuse() } else { Fuse::terminated() };
-        let (mut claims, mut emptied, mut failure, mut asked) = (FuturesUnordered::new(), Vec::new(), None, is_time);
+        let (mut claims, mut emptied) = (FuturesUnordered::new(), HashSet::new());
+        let (mut failure, mut asked) = (None, is_time);
         loop {
             while failure.is_none()
                 && (!survey.is_terminated() || Instant::now() < self.surveys.due())
@@ -109,19 +111,26 @@ impl Poller {
                 claims.push(claim(Arc::clone(&self.shared), self.store.clone(), instance, pick));
             }
             let only_surveys = claims.is_empty() && !survey.is_terminated();
-            if only_surveys
-                && failure.is_none()
-                && self.may_claim().is_some()
-                && self.room_has_come(&self.lanes.waiting_for_room())
-            {
+            if only_surveys && failure.is_some() {
+                break;
+            }
+            let may_claim = only_surveys && self.may_claim().is_some();
+            if may_claim && self.room_has_come(&self.lanes.waiting_for_room()) {
                 continue;
             }
+            let next_due = self.lanes.next_due().filter(|_| may_claim);
             tokio::select! {
+                // The survey first: where there is one connection, what it costs is not the time of a claim.
+                biased;
+                heads = &mut survey, if !survey.is_terminated() => match heads {
+                    Ok(heads) => self.surveyed(begun, heads),
+                    Err(error) => failure = Some(error),
+                },
                 Some((instance, pick, claimed)) = claims.next() => match claimed {
                     Ok(claimed) => {
                         asked = true;
                         if self.took(instance, &pick, claimed) {
-                            emptied.push(pick.lane);
+                            emptied.insert(pick.lane);
                         }
                         // Only now: what has not been started is as good as lost.
                         self.unanswered -= 1;
@@ -133,11 +142,9 @@ impl Poller {
                         failure = Some(error);
                     }
                 },
-                heads = &mut survey, if !survey.is_terminated() => match heads {
-                    Ok(heads) => self.surveyed(begun, heads),
-                    Err(error) => failure = Some(error),
-                },
+                () = self.stopping.cancelled(), if only_surveys => break,
                 () = self.wake.notified(), if only_surveys => {}
+                () = until(next_due), if next_due.is_some() => {}
                 else => break,
             }
             self.hear();
@@ -295,6 +302,12 @@ impl Poller {
         self.starter.slots.rest(&waiting);
         let survey = self.surveys.due();
         Some(self.lanes.next_due().map_or(survey, |due| due.min(survey)))
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
     }
 }
 

@@ -88,6 +88,9 @@ mod tests {
         assert_eq!(surveys.due() - Instant::now(), POLL);
         surveys.changed();
         assert_eq!(surveys.due() - Instant::now(), Duration::from_millis(200));
+        surveys.begin();
+        surveys.ended(Instant::now(), POLL);
+        assert_eq!(surveys.due() - Instant::now(), POLL, "that was the survey for the change");
         let mut slow = after_one_that_took(Duration::from_millis(100)).await;
         assert_eq!(slow.due() - Instant::now(), 2 * POLL);
         slow.ask();

@@ -268,20 +268,49 @@ fn a_claim_of_large_payloads_takes_few() {
     assert_eq!(claim(CLAIM_BYTES * 2), 1, "one at least");
 }
 
+/// A lane that a survey has found and a claim has emptied, and the instant at which the next survey begins.
+async fn emptied_before_a_survey(lanes: &mut Lanes) -> Instant {
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
+    empty(lanes);
+    tokio::time::advance(REMEMBER * 2).await;
+    let begun = Instant::now();
+    tokio::time::advance(Duration::from_millis(10)).await;
+    begun
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_hinted_at_while_a_survey_is_under_way_is_looked_at_whatever_it_has_found() {
     for found in [None, Some(head("a", 0, 60_000_000))] {
         let mut lanes = Lanes::default();
-        lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
-        empty(&mut lanes);
-        let begun = Instant::now();
-        tokio::time::advance(Duration::from_millis(10)).await;
+        let begun = emptied_before_a_survey(&mut lanes).await;
         lanes.hint(lane("a", 0), Instant::now());
         lanes.hint(lane("b", 0), Instant::now());
         lanes.learn(begun, found.into_iter());
-        let both = BTreeSet::from([empty(&mut lanes).lane, empty(&mut lanes).lane]);
-        assert_eq!(both, BTreeSet::from([lane("a", 0), lane("b", 0)]));
+        let (one, other) = (empty(&mut lanes), empty(&mut lanes));
+        assert_eq!(BTreeSet::from([one.lane, other.lane]), BTreeSet::from([lane("a", 0), lane("b", 0)]));
+        assert_eq!([one.after, other.after], [FROM_START; 2]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_that_an_earlier_look_serves_keeps_that_look_whatever_a_survey_has_found() {
+    let mut lanes = Lanes::default();
+    let hesitation = Duration::from_secs(1);
+    lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
+    empty(&mut lanes);
+    for _ in 0..BAD_LUCK {
+        tokio::time::advance(Duration::from_millis(1)).await;
+        lanes.announced(&lane("a", 0), Instant::now(), Duration::ZERO);
+        empty(&mut lanes);
+    }
+    lanes.announced(&lane("a", 0), Instant::now(), hesitation);
+    tokio::time::advance(Duration::from_nanos(1)).await;
+    let begun = Instant::now();
+    tokio::time::advance(Duration::from_nanos(1)).await;
+    lanes.announced(&lane("a", 0), Instant::now(), hesitation);
+    lanes.learn(begun, std::iter::empty());
+    tokio::time::advance(hesitation).await;
+    assert_eq!(empty(&mut lanes).lane, lane("a", 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,10 +326,23 @@ async fn a_survey_forgets_what_was_hinted_at_before_it() {
 async fn a_claim_that_fails_while_a_survey_is_under_way_is_made_again() {
     let mut lanes = Lanes::default();
     lanes.learn(Instant::now(), [head("a", 0, 0)].into_iter());
-    let begun = Instant::now();
     let pick = lanes.pick(|_| 1).unwrap();
+    tokio::time::advance(Duration::from_millis(10)).await;
+    let begun = Instant::now();
     tokio::time::advance(Duration::from_millis(10)).await;
     lanes.failed(&pick);
     lanes.learn(begun, std::iter::empty());
     assert_eq!(empty(&mut lanes).lane, lane("a", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_survey_finds_first_while_a_claim_is_under_way_hides_nothing_that_is_due() {
+    let mut lanes = Lanes::default();
+    let begun = Instant::now();
+    lanes.hint(lane("a", 0), Instant::now());
+    let pick = lanes.pick(|_| 1).unwrap();
+    lanes.learn(begun, [head("a", 0, 60_000_000)].into_iter());
+    lanes.took(&pick, 1, Some(Timestamp::from_micros(1)));
+    tokio::time::advance(LOOK_FROM_START * 2).await;
+    assert_eq!(picked(&mut lanes, 1), Some((lane("a", 0), FROM_START)));
 }
