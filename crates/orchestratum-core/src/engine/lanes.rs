@@ -81,10 +81,11 @@ struct Armed {
 const FROM_START: Timestamp = Timestamp::from_micros(i64::MIN);
 /// How often a lane in a streak is read from its start.
 const LOOK_FROM_START: Duration = Duration::from_secs(1);
-/// How much longer than such a look the time between two of them is at least.
-const LOOK_COST: u32 = 20;
-/// A look that took longer has waited for something else than index entries.
-const LONGEST_COST: Duration = Duration::from_millis(500);
+/// How much longer than a walk past dead index entries, in a look from the start or a survey, the time to the next one is
+/// at least.
+pub(crate) const WALK_COST: u32 = 20;
+/// A walk that took longer has waited for something else than index entries.
+pub(crate) const LONGEST_COST: Duration = Duration::from_millis(500);
 
 /// How many bytes of payloads one claim may bring, about, and how many commands as long as their size is not known: the
 /// memory of a worker does not grow with the size of payloads as it would by the largest claim of the largest ones.
@@ -107,8 +108,8 @@ const EXPECT_MORE: Duration = Duration::from_secs(1);
 const BAD_LUCK: u32 = 3;
 
 impl Lanes {
-    /// Takes over what a survey has found that has `begun` then; lanes that it did not find have nothing. What was hinted
-    /// at since then, or claimed, it cannot have seen.
+    /// Takes over what a survey has found; lanes that it did not find have nothing. What was hinted at, or claimed, since
+    /// it has `begun` it cannot have seen.
     pub(crate) fn learn(&mut self, begun: Instant, heads: impl Iterator<Item = Head>) {
         let now = Instant::now();
         let mut known = std::mem::take(&mut self.lanes);
@@ -362,7 +363,7 @@ impl State {
     }
 
     fn next_look_from_start(&self) -> Option<Instant> {
-        self.looked.map(|(since, cost)| since + cost * LOOK_COST)
+        self.looked.map(|(since, cost)| since + cost * WALK_COST)
     }
 
     /// Whether the lane may be read from its start now.

@@ -118,7 +118,7 @@ impl Poller {
             if may_claim && self.room_has_come(&self.lanes.waiting_for_room()) {
                 continue;
             }
-            let next_due = self.lanes.next_due().filter(|_| may_claim);
+            let next_due = may_claim.then(|| self.lanes.next_due()).flatten();
             tokio::select! {
                 // The survey first: where there is one connection, what it costs is not the time of a claim.
                 biased;
@@ -144,7 +144,7 @@ impl Poller {
                 },
                 () = self.stopping.cancelled(), if only_surveys => break,
                 () = self.wake.notified(), if only_surveys => {}
-                () = until(next_due), if next_due.is_some() => {}
+                () = tokio::time::sleep_until(next_due.unwrap_or(begun)), if next_due.is_some() => {}
                 else => break,
             }
             self.hear();
@@ -302,12 +302,6 @@ impl Poller {
         self.starter.slots.rest(&waiting);
         let survey = self.surveys.due();
         Some(self.lanes.next_due().map_or(survey, |due| due.min(survey)))
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    if let Some(due) = due {
-        tokio::time::sleep_until(due).await;
     }
 }
 

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much longer than a survey the time to the next one is at least, where what asks for it may be this process's own
-/// doing, and that of a poll: where dead index entries make it slow it takes at most a twentieth of the time.
-const COST: u32 = 20;
-/// What takes longer has waited for something else than index entries.
-const LONGEST_COST: Duration = Duration::from_millis(500);
+use crate::engine::lanes::{LONGEST_COST, WALK_COST};
 
 /// When the next survey is to be made. What asks for one while another is under way asks for the next.
 #[derive(Debug)]
@@ -47,9 +43,10 @@ impl Surveys {
         (self.asked, self.changed) = (None, false);
     }
 
+    /// The next poll, and the next survey for a change, wait so long that surveys take at most a twentieth of the time.
     pub(crate) fn ended(&mut self, begun: Instant, polling_interval: Duration) {
         let now = Instant::now();
-        self.enough = now + now.duration_since(begun).min(LONGEST_COST) * COST;
+        self.enough = now + now.duration_since(begun).min(LONGEST_COST) * WALK_COST;
         self.poll = (now + polling_interval).max(self.enough);
     }
 }
@@ -96,6 +93,6 @@ mod tests {
         slow.ask();
         assert_eq!(slow.due(), Instant::now());
         let stuck = after_one_that_took(Duration::from_secs(60)).await;
-        assert_eq!(stuck.due() - Instant::now(), LONGEST_COST * COST);
+        assert_eq!(stuck.due() - Instant::now(), LONGEST_COST * WALK_COST);
     }
 }
